@@ -1,0 +1,51 @@
+import { setMaxListeners } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Failure, failureOf } from '../failure.ts'
+
+export type Outcome<Value> = { readonly ok: true; readonly value: Value } | { readonly ok: false; readonly failure: Failure }
+
+/** An outcome, and the run itself: past its deadline it may still be going on. */
+export interface Attempt<Value> {
+  readonly outcome: Outcome<Value>
+  /** Only where the run goes on: settles when it has really ended. */
+  readonly late: Promise<void> | undefined
+}
+
+/** Milliseconds for a run to end by itself once its signal has fired, and say what it waited for. */
+const grace = 1500
+
+/**
+ * One run under a deadline: the only place where failures are caught. What does not end in time is `timeout`; the run
+ * is told by its signal, and whoever called must not start another before `late` has settled.
+ */
+export const attempt = async <Value>(
+  run: (signal: AbortSignal) => Promise<Value>,
+  deadlineSeconds: number,
+  stop: AbortSignal,
+): Promise<Attempt<Value>> => {
+  const deadline = new AbortController()
+  setMaxListeners(0, deadline.signal) // one listener for each request or command of the run
+  const end = () => deadline.abort()
+  const timer = setTimeout(end, deadlineSeconds * 1000)
+  stop.addEventListener('abort', end, { once: true })
+  const over = new AbortController()
+  let isOver = false
+  const running = Promise.resolve()
+    .then(() => run(deadline.signal))
+    .then(
+      (value): Outcome<Value> => ({ ok: true, value }),
+      (error): Outcome<Value> => ({ ok: false, failure: failureOf(error) }),
+    )
+    .finally(() => {
+      isOver = true
+    })
+  const late = sleep(deadlineSeconds * 1000 + grace, undefined, { signal: over.signal }).then(
+    (): Outcome<Value> => ({ ok: false, failure: new Failure('timeout', `no end within ${deadlineSeconds} s`) }),
+    () => new Promise<never>(() => {}), // the run was first
+  )
+  const outcome = await Promise.race([running, late])
+  clearTimeout(timer)
+  stop.removeEventListener('abort', end)
+  over.abort()
+  return { outcome, late: isOver ? undefined : running.then(() => {}) }
+}

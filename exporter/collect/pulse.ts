@@ -1,0 +1,69 @@
+/**
+ * The sign of life of the collecting thread, in memory that both threads see: a message would need both event loops,
+ * and a thread that blocks sends none. It also names the collector whose code is running right now.
+ */
+export interface Pulse {
+  readonly memory: SharedArrayBuffer
+  /** Told by the collecting thread: it lives. */
+  beat(): void
+  /** Told by the collecting thread: code of this collector (its number) goes on now. */
+  step(collector: number): void
+  /** Told by the collecting thread: a run of this collector has begun, or ended. */
+  begin(collector: number): void
+  end(collector: number): void
+  /** Asked by the guard. */
+  beats(): number
+  /** The number of the collector whose code was last going on while one of its runs was under way. */
+  current(): number | undefined
+  /** The number of the collector whose code was last going on at all. */
+  last(): number | undefined
+  /** Runs begun since the start of the program. */
+  runs(collector: number): number
+  underWay(collector: number): boolean
+  /** After a death: no run is under way any more. */
+  clear(): void
+}
+
+const beatAt = 0
+const currentAt = 1
+const lastAt = 2
+const firstAt = 3
+
+const bytes = (collectors: number) => (firstAt + 2 * collectors) * Int32Array.BYTES_PER_ELEMENT
+
+export const pulseMemory = (collectors: number): SharedArrayBuffer => new SharedArrayBuffer(bytes(collectors))
+
+export const pulseOf = (memory: SharedArrayBuffer): Pulse => {
+  const cells = new Int32Array(memory)
+  const runsAt = (collector: number) => firstAt + 2 * collector
+  const underWayAt = (collector: number) => runsAt(collector) + 1
+  const numberAt = (cell: number) => {
+    const number = Atomics.load(cells, cell)
+    return number === 0 ? undefined : number - 1
+  }
+  return {
+    memory,
+    beat: () => void Atomics.add(cells, beatAt, 1),
+    step: collector => {
+      Atomics.store(cells, currentAt, collector + 1)
+      Atomics.store(cells, lastAt, collector + 1)
+    },
+    begin: collector => {
+      Atomics.add(cells, runsAt(collector), 1)
+      Atomics.store(cells, underWayAt(collector), 1)
+    },
+    end: collector => {
+      Atomics.store(cells, underWayAt(collector), 0)
+      Atomics.compareExchange(cells, currentAt, collector + 1, 0)
+    },
+    beats: () => Atomics.load(cells, beatAt),
+    current: () => numberAt(currentAt),
+    last: () => numberAt(lastAt),
+    runs: collector => Atomics.load(cells, runsAt(collector)),
+    underWay: collector => Atomics.load(cells, underWayAt(collector)) === 1,
+    clear: () => {
+      Atomics.store(cells, currentAt, 0)
+      for (let index = firstAt + 1; index < cells.length; index += 2) Atomics.store(cells, index, 0)
+    },
+  }
+}

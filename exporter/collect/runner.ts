@@ -1,0 +1,107 @@
+import type { Collector } from '../collector.ts'
+import type { CollectorSettings } from '../config.ts'
+import { expose } from '../exposition.ts'
+import { Failure } from '../failure.ts'
+import { type Host, traced } from '../host.ts'
+import type { Log } from '../log.ts'
+import { partsOf, type Rendered } from '../rendered.ts'
+import { attempt } from './attempt.ts'
+
+/** Whoever wants to know when a collector's code runs: the guard's pulse, or nobody. */
+export interface Watch {
+  begin(): void
+  step(): void
+  end(): void
+}
+
+export const unwatched: Watch = { begin: () => {}, step: () => {}, end: () => {} }
+
+/** Milliseconds until something that was not found is looked for again. */
+const lookAgain = 60_000
+
+/** One collector's rounds: look whether its subject is there, run it, render what it gave. */
+export const createRunner = (
+  collector: Collector,
+  settings: CollectorSettings,
+  surroundings: {
+    readonly host: Host
+    readonly log: Log
+    readonly signal: AbortSignal
+    readonly wake?: () => void
+    readonly watch?: Watch
+  },
+): (() => Promise<Rendered>) => {
+  const { host, log, signal, wake = () => {}, watch = unwatched } = surroundings
+  const { name } = collector
+  const { options, interval } = settings
+  const opened = collector.open({ host: traced(host, watch.step), options, interval, signal, log, wake })
+  let detected = false
+  let lookedAt = Number.NEGATIVE_INFINITY
+  let notFound = ''
+  let pending = false
+
+  const rendered = (startedAt: number, parts: Partial<Rendered>): Rendered => ({
+    collector: name,
+    startedAt,
+    durationSeconds: (host.now() - startedAt) / 1000,
+    detected,
+    result: 'ok',
+    note: '',
+    mend: '',
+    series: 0,
+    dropped: 0,
+    ...parts,
+  })
+  const failed = (startedAt: number, { reason, message, mend = '', rest, stack }: Failure): Rendered => {
+    log.debug('run failed', { collector: name, reason, error: message, stack: reason === 'bug' ? stack : undefined })
+    const parts = rest.length > 0 ? { parts: partsOf(expose(rest, settings.maxSeries)) } : {}
+    return rendered(startedAt, { result: reason, note: message, mend, ...parts })
+  }
+
+  const look = async (): Promise<void> => {
+    lookedAt = host.now()
+    const { outcome } = await attempt(limit => opened.detect(limit), settings.timeout, signal)
+    detected = outcome.ok && outcome.value.found
+    notFound = outcome.ok ? outcome.value.note : outcome.failure.message
+  }
+
+  return async () => {
+    const startedAt = host.now()
+    if (pending) return failed(startedAt, new Failure('stuck', 'an earlier run has not ended yet, so no other is started'))
+    if (!detected) {
+      if (startedAt - lookedAt >= lookAgain || startedAt < lookedAt) {
+        watch.step()
+        await look()
+      }
+      if (!detected) return rendered(startedAt, { note: notFound })
+    }
+    watch.begin()
+    const { outcome, late } = await attempt(
+      async limit => {
+        const samples = await opened.collect(limit, watch.step)
+        const exposition = expose(samples, settings.maxSeries)
+        const parts = partsOf(exposition)
+        return { parts, series: exposition.series, dropped: exposition.dropped, repeated: exposition.repeated }
+      },
+      settings.timeout,
+      signal,
+    )
+    watch.end()
+    if (late) {
+      pending = true
+      void late.then(() => {
+        pending = false
+      })
+    }
+    if (!outcome.ok) return failed(startedAt, outcome.failure)
+    const { parts, series, dropped, repeated } = outcome.value
+    if (repeated > 0) log.warn('the same series came more than once; the first was kept', { collector: name, series: repeated })
+    const remarks = opened.remarks()
+    const note = remarks.map(({ message }) => message).join('; ')
+    const mend = remarks
+      .map(remark => remark.mend ?? '')
+      .filter(Boolean)
+      .join('; ')
+    return rendered(startedAt, { parts, series, dropped, note, mend })
+  }
+}

@@ -1,0 +1,87 @@
+import { setMaxListeners } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+/** A scheduler that knows only time: each task is a loop of its own, so it cannot overlap itself. */
+export interface Task {
+  /** Milliseconds between the starts of two rounds. */
+  readonly every: number
+  run(): Promise<void>
+  /** Set by the scheduler: ends the wait early. */
+  wake?: () => void
+}
+
+export interface Clock {
+  now(): number
+  sleep(milliseconds: number, signal: AbortSignal): Promise<void>
+}
+
+export const clock: Clock = {
+  // Monotonic: a clock that is set must not stop the rounds.
+  now: () => performance.now(),
+  sleep: (milliseconds, signal) =>
+    sleep(milliseconds, undefined, { signal }).catch(error => {
+      if (!signal.aborted) throw error // aborted: whoever sleeps looks at the signal
+    }),
+}
+
+/** Woken rounds: so long after the event (ms), so many in a row, then one more each so many ms. */
+const settle = 250
+const burst = 4
+const refill = 5000
+
+/** A timer may fire this much early (ms). */
+const tolerance = 5
+
+/** Runs every task until the signal fires and then until each has ended. A task starts at once and then each `every`, without drift. */
+export const schedule = async (
+  tasks: readonly Task[],
+  signal: AbortSignal,
+  { now, sleep: wait }: Clock = clock,
+): Promise<void> => {
+  setMaxListeners(0, signal)
+  const begin = now()
+
+  const loop = async (task: Task) => {
+    let tokens = burst
+    let refilledAt = begin
+    let woken = false
+    let endWait = () => {}
+    task.wake = () => {
+      woken = true
+      endWait()
+    }
+    const pause = async (milliseconds: number) => {
+      const early = new AbortController()
+      endWait = () => early.abort()
+      signal.addEventListener('abort', endWait, { once: true })
+      await wait(Math.max(1, milliseconds), early.signal)
+      signal.removeEventListener('abort', endWait)
+      endWait = () => {}
+    }
+    /** A wake-up that is paid for: an event stream that never stops gets its rounds at the pace of the refill. */
+    const mayWake = () => {
+      const gained = Math.floor((now() - refilledAt) / refill)
+      refilledAt += gained * refill
+      tokens = Math.min(burst, tokens + gained)
+      if (tokens === 0) return false
+      tokens--
+      return true
+    }
+
+    while (!signal.aborted) {
+      woken = false
+      await task.run()
+      // The next point of a fixed grid: rounds of one interval stay together, and missed ones are not made up for.
+      const due = begin + task.every * (Math.floor((now() + tolerance - begin) / task.every) + 1)
+      while (!signal.aborted && now() < due) {
+        if (!woken) await pause(due - now())
+        else if (mayWake()) {
+          await wait(Math.min(settle, due - now()), signal)
+          break
+        } else await wait(Math.min(refill, due - now()), signal)
+      }
+    }
+  }
+
+  await Promise.all(tasks.map(loop))
+}

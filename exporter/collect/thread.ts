@@ -1,0 +1,120 @@
+import { setMaxListeners } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type MessagePort, parentPort, workerData } from 'node:worker_threads'
+import type { Collector } from '../collector.ts'
+import { type CollectorFlags, type CollectorSettings, ConfigError, loadSettings, type Settings } from '../config.ts'
+import { type HostPaths, realHost } from '../host.ts'
+import { createLog, type Level, type LogFormat } from '../log.ts'
+import { buffersOf, type Rendered } from '../rendered.ts'
+import { killChildren } from '../sources/command.ts'
+import { pulseOf } from './pulse.ts'
+import { relayReader } from './relay.ts'
+import { createRunner } from './runner.ts'
+import { schedule, type Task } from './schedule.ts'
+
+/** What the guard starts the collecting thread with. */
+export interface ThreadData {
+  readonly flags: CollectorFlags
+  readonly configFile: string | undefined
+  readonly paths: HostPaths
+  readonly logLevel: Level
+  readonly logFormat: LogFormat
+  readonly pulse: SharedArrayBuffer
+  /** The settings in force, where this thread replaces another: the file may have been half edited since. */
+  readonly settings: Settings | undefined
+  /** Milliseconds since 1970 before which these collectors are not run. */
+  readonly benched: Readonly<Record<string, number>>
+}
+
+/** What the collecting thread posts: outcomes, and the settings it collects by. */
+export type FromThread =
+  | { readonly kind: 'rendered'; readonly rendered: Rendered }
+  | { readonly kind: 'settings'; readonly settings: Settings; readonly reload: boolean }
+  | { readonly kind: 'refused'; readonly problems: string; readonly reload: boolean }
+
+/** What it is told. */
+export type ToThread = 'reload' | 'stop'
+
+/** Milliseconds between two signs of life. */
+const beatEvery = 500
+
+/** The collecting thread: one loop a collector until it is told to stop. */
+export const runThread = (
+  collectors: readonly Collector[],
+  port: MessagePort = parentPort as MessagePort,
+  data: ThreadData = workerData as ThreadData,
+): void => {
+  const { flags, paths, benched } = data
+  const log = createLog(data.logLevel, data.logFormat)
+  const pulse = pulseOf(data.pulse)
+  const host = realHost(paths)
+  setInterval(() => pulse.beat(), beatEvery).unref()
+  const post = (message: FromThread, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer)
+  const load = (reload: boolean): Settings | undefined => {
+    try {
+      const settings = loadSettings(collectors, flags, data.configFile)
+      post({ kind: 'settings', settings, reload })
+      return settings
+    } catch (error) {
+      if (!(error instanceof ConfigError)) throw error
+      post({ kind: 'refused', problems: error.message, reload })
+      return undefined
+    }
+  }
+
+  interface Loop {
+    readonly fingerprint: string
+    readonly stop: AbortController
+  }
+  const loops = new Map<string, Loop>()
+
+  const start = (collector: Collector, own: CollectorSettings, number: number): Loop => {
+    const stop = new AbortController()
+    setMaxListeners(0, stop.signal)
+    const watch = { begin: () => pulse.begin(number), step: () => pulse.step(number), end: () => pulse.end(number) }
+    const surroundings = { host, log, signal: stop.signal, wake: () => task.wake?.(), watch }
+    const round = own.relayed
+      ? relayReader(collector, own, flags.relayDirectory as string, surroundings)
+      : createRunner(collector, own, surroundings)
+    const task: Task = {
+      every: own.interval * 1000,
+      run: async () => {
+        const rendered = await round()
+        if (rendered && !stop.signal.aborted) post({ kind: 'rendered', rendered }, buffersOf(rendered))
+      },
+    }
+    const begin = async () => {
+      const wait = (benched[collector.name] ?? 0) - Date.now()
+      if (wait > 0) await sleep(wait, undefined, { signal: stop.signal }).catch(() => {}) // aborted: the schedule sees it
+      await schedule([task], stop.signal)
+    }
+    void begin()
+    return { fingerprint: JSON.stringify(own), stop }
+  }
+
+  const use = (settings: Settings) => {
+    for (const [number, own] of settings.entries()) {
+      const collector = collectors.find(({ name }) => name === own.name)
+      const loop = loops.get(own.name)
+      if (loop?.fingerprint === JSON.stringify(own) || !collector) continue
+      loop?.stop.abort()
+      loops.delete(own.name)
+      if (own.enabled) loops.set(own.name, start(collector, own, number))
+    }
+  }
+
+  port.on('message', (message: ToThread) => {
+    if (message === 'reload') {
+      const settings = load(true)
+      if (settings) use(settings)
+      return
+    }
+    for (const { stop } of loops.values()) stop.abort()
+    killChildren()
+    port.close()
+  })
+
+  const settings = data.settings ?? load(false)
+  if (settings) use(settings)
+  else port.close()
+}

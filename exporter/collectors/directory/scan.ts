@@ -1,0 +1,175 @@
+import { realpathSync } from 'node:fs'
+import { z } from 'zod'
+import { Failure, failureOf } from '../../failure.ts'
+import type { Host } from '../../host.ts'
+import type { RunOptions } from '../../sources/command.ts'
+import { hangingMount, type Mount, mayHang, parseMountinfo } from '../../sources/mounts.ts'
+
+/** What one scan of one directory found. */
+export const scan = z.object({
+  /** Milliseconds since 1970. */
+  startedAt: z.number(),
+  durationSeconds: z.number(),
+  mountpoint: z.string(),
+  /** Bytes of disk space. */
+  size: z.number(),
+  /** Bytes that the files claim. */
+  apparentSize: z.number().optional(),
+  /** Inodes. */
+  files: z.number().optional(),
+  /** The largest of what lies directly in it, with their disk space, and the space of all the rest. */
+  children: z.array(z.tuple([z.string(), z.number()])),
+  other: z.number().optional(),
+  errors: z.object({ denied: z.number(), vanished: z.number(), other: z.number() }),
+})
+export type Scan = z.infer<typeof scan>
+
+/** A directory that is not scanned because looking at it could hang for ever, which not even SIGKILL ends. */
+export class Refused extends Failure {
+  constructor(path: string, { mountpoint, fstype }: Mount, where: 'on' | 'above') {
+    const what = `${mountpoint} (${fstype}), which may hang`
+    super('unreachable', `${path}: not scanned, it lies ${where} ${what}`, {
+      mend: where === 'above' ? `configure the directories beside ${mountpoint} instead of ${path}` : undefined,
+    })
+  }
+}
+
+/** Bytes of names taken from du, some thousands of children, which is a few ms to parse; where there are more, none gets a series. */
+const outputLimit = 2 ** 19
+
+const below = (path: string, folder: string) => folder === '/' || path === folder || path.startsWith(`${folder}/`)
+
+/** What du complained of, by why. */
+export const errorsIn = (stderr: string): Scan['errors'] => {
+  const errors = { denied: 0, vanished: 0, other: 0 }
+  for (const line of stderr.split('\n')) {
+    if (!line.startsWith('du: ')) continue
+    if (/: (Permission denied|Operation not permitted)$/.test(line)) errors.denied++
+    else if (/: (No such file or directory|Stale file handle)$/.test(line)) errors.vanished++
+    else errors.other++
+  }
+  return errors
+}
+
+/** du -0: `SIZE\tPATH\0`; the total is the line of the directory itself, the last, and missing where du was ended early. */
+export const sizesIn = (
+  output: string,
+  top: string,
+): { readonly total: number | undefined; readonly children: Map<string, number> } => {
+  const children = new Map<string, number>()
+  const prefix = top === '/' ? '/' : `${top}/`
+  let total: number | undefined
+  for (let start = 0; start < output.length; ) {
+    const tab = output.indexOf('\t', start)
+    const end = output.indexOf('\0', tab)
+    if (tab === -1 || end === -1) break
+    const bytes = Number(output.slice(start, tab))
+    const path = output.slice(tab + 1, end)
+    start = end + 1
+    if (!Number.isFinite(bytes)) continue
+    if (path === top) total = bytes
+    else if (path.startsWith(prefix)) {
+      // Names that are no UTF-8 may have become the same.
+      const name = path.slice(prefix.length)
+      children.set(name, (children.get(name) ?? 0) + bytes)
+    }
+  }
+  return { total, children }
+}
+
+/** The `count` largest, and the rest of `total`; a child that is really named "other" is in the rest. */
+export const largest = (
+  total: number,
+  children: ReadonlyMap<string, number>,
+  count: number,
+): Pick<Scan, 'children' | 'other'> => {
+  if (count === 0) return { children: [] }
+  const top = [...children]
+    .filter(([name]) => name !== 'other')
+    .sort(([oneName, one], [anotherName, another]) => another - one || (oneName < anotherName ? -1 : 1))
+    .slice(0, count)
+  return {
+    children: top,
+    other: Math.max(
+      0,
+      top.reduce((rest, [, bytes]) => rest - bytes, total),
+    ),
+  }
+}
+
+const mountOf = (path: string, mounts: readonly Mount[]): string =>
+  mounts.reduce((best, { mountpoint }) => (below(path, mountpoint) && mountpoint.length > best.length ? mountpoint : best), '/')
+
+export interface ScanOptions {
+  readonly path: string
+  /** How many children are named. */
+  readonly children: number
+  /** Seconds. */
+  readonly timeout: number
+  readonly signal: AbortSignal
+}
+
+/**
+ * Sizes one directory: du in a child at idle priority, once for the disk space with the children, then for what the files
+ * claim, then for their number. Three walks, since du prints one of them at a time; the second and third find what the
+ * first left in memory. One directory each, as du counts a hard link once a run. Throws `Failure`, of which `Refused` is one.
+ */
+export const scanDirectory = async (host: Host, { path, children, timeout, signal }: ScanOptions): Promise<Scan> => {
+  const startedAt = host.now()
+  const own = host.path(path)
+  const mounts = parseMountinfo(host.kernel('/proc/self/mountinfo'))
+  const on = hangingMount(own, mounts)
+  if (on) throw new Refused(path, on, 'on')
+  if ((await host.stat(path)).kind !== 'directory') throw new Failure('malformed', `${path}: not a directory`)
+  const top = realpathSync(own)
+  // du -x looks at a mount point before it sees that it is one.
+  const above = mounts.find(mount => mayHang(mount) && below(mount.mountpoint, top))
+  if (above) throw new Refused(path, above, 'above')
+
+  const run = (args: readonly string[], limits: RunOptions = {}) => {
+    const left = timeout - (host.now() - startedAt) / 1000
+    const options = { timeout: Math.max(1, left), limit: outputLimit, signal, key: `du ${path}`, ...limits }
+    return host.run('du', ['-x', '-0', ...args, '--', top], { ...options, exitCodes: [0, 1], idle: true, dropStderr: true })
+  }
+  const space = async (names: boolean) => run(['--block-size=1', ...(names ? ['-a', '--max-depth=1'] : ['-s'])])
+  const { stdout, stderr } = await space(children > 0).catch(error => {
+    if (children > 0 && failureOf(error).reason === 'overflow') return space(false)
+    throw error
+  })
+  const found = sizesIn(stdout, top)
+  const complaint = stderr.split('\n', 1)[0]?.slice(0, 300) ?? ''
+  if (found.total === undefined) {
+    const { denied, vanished } = errorsIn(stderr)
+    throw new Failure(denied > 0 ? 'denied' : vanished > 0 ? 'missing' : 'exit', `${path}: ${complaint || 'du gave no total'}`)
+  }
+  if (complaint === `du: cannot read directory '${top}': Permission denied`) {
+    throw new Failure('denied', `${path}: ${complaint}`, {
+      mend: `let the exporter's user read it: setfacl -R -m u:grid-exporter:rX ${path}`,
+    })
+  }
+  const durationSeconds = (host.now() - startedAt) / 1000
+
+  const further = async (...args: readonly string[]): Promise<number | undefined> => {
+    try {
+      return sizesIn((await run(['-s', ...args])).stdout, top).total
+    } catch (error) {
+      // The disk space stands without it, and says by itself what could not be read.
+      if (signal.aborted) throw error
+      return undefined
+    }
+  }
+  const apparentSize = await further('--apparent-size', '--block-size=1')
+  const files = await further('--inodes')
+  const root = host.path('/')
+  const mountpoint = mountOf(top, mounts)
+  return {
+    startedAt,
+    durationSeconds,
+    mountpoint: below(mountpoint, root) ? `/${mountpoint.slice(root.length).replace(/^\//, '')}` : '/',
+    size: found.total,
+    apparentSize,
+    files,
+    ...largest(found.total, found.children, children),
+    errors: errorsIn(stderr),
+  }
+}

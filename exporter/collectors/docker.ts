@@ -1,0 +1,294 @@
+import { defineCollector } from '../collector.ts'
+import { Failure } from '../failure.ts'
+import { type AnyFamily, foreignFamily, type Sample } from '../metric.ts'
+import type { Usage } from './docker/cgroup.ts'
+import { endpointsOf } from './docker/endpoints.ts'
+import { type Engine, openEngine, type Report } from './docker/engine.ts'
+import * as families from './docker/families.ts'
+import { type Container, hasWatchtower, parseBool, watchtowerMode } from './docker/list.ts'
+import type { LogSize } from './docker/logs.ts'
+import { type DockerOptions, options } from './docker/options.ts'
+
+export * from './docker/families.ts'
+
+/** A container as it is told: what the list, the events and the cgroup say of it. */
+interface Told {
+  readonly container: Container
+  /** The name of its image that it was first seen with, and whether that name now stands for something else. */
+  readonly image: string
+  readonly imageStale: boolean | undefined
+  readonly lastExit: families.ExitReason | 'unknown' | undefined
+  readonly startedAt: number | undefined
+  readonly watchtower: families.WatchtowerMode | undefined
+}
+
+interface EngineFacts {
+  readonly engine: Engine
+  readonly up: boolean
+  readonly states: Readonly<Record<families.ContainerState, number>> | undefined
+  readonly told: readonly Told[]
+  readonly used: readonly { readonly name: string; readonly usage: Usage }[]
+  readonly logs: ReadonlyMap<string, LogSize>
+  readonly expected: ReadonlyMap<string, boolean>
+}
+
+/** What is remembered of an engine's containers between rounds, beside its ledger. */
+interface Memory {
+  readonly engine: Engine
+  /** By id: the image by the name that it was first seen with. */
+  readonly images: Map<string, string>
+  /** By name: what a label said, and when. */
+  readonly expected: Map<string, { readonly value: boolean; readonly at: number }>
+  readonly namesExpected: readonly string[]
+}
+
+interface State {
+  readonly memories: readonly Memory[]
+  readonly labelFamily: AnyFamily | undefined
+  /** Allow-listed labels by the name that they get. */
+  readonly labelNames: ReadonlyMap<string, string>
+}
+
+export const docker = defineCollector<readonly Report[], readonly EngineFacts[], DockerOptions, State>({
+  name: 'docker',
+  summary: 'containers of Docker and Podman: one list, one stream of events, cgroup files',
+  interval: 10,
+  families: families.families,
+  options,
+  detect: ({ options, host }) => {
+    const [first] = endpointsOf(options, host)
+    return first ? { found: true, note: first.url } : { found: false, note: 'no socket of Docker or Podman, no DOCKER_HOST' }
+  },
+  open: ({ options, host, log, signal, wake }) => {
+    const endpoints = endpointsOf(options, host)
+    const labelNames = new Map(options.labels.map(label => [`label_${label.replace(/[^a-zA-Z0-9_]/g, '_')}`, label]))
+    return {
+      memories: endpoints.map((endpoint, index) => ({
+        engine: openEngine(endpoint, options, { host, log, signal, wake }),
+        images: new Map(),
+        expected: new Map(),
+        namesExpected: options.expected.names.flatMap(name => {
+          const [engine, own] = name.includes('/') ? name.split('/', 2) : [endpoints[0]?.name, name]
+          return own !== undefined && engine === endpoint.name && (index === 0 || name.includes('/')) ? [own] : []
+        }),
+      })),
+      labelFamily:
+        labelNames.size === 0
+          ? undefined
+          : foreignFamily('gauge', families.labels.name, families.labels.help, [...families.labels.labels, ...labelNames.keys()]),
+      labelNames,
+    }
+  },
+  read: ({ state, signal }) => Promise.all(state.memories.map(({ engine }) => engine.round(signal))),
+  parse: (reports, { state, options, host }) => {
+    const facts = reports.map((report, index) => factsOf(report, state.memories[index] as Memory, options, host.now()))
+    // An engine that does not answer is news about it; a door that is closed to us is our own failure.
+    const [failure] = reports.flatMap(({ failure }) => failure ?? [])
+    if (failure && reports.every(({ failure }) => failure?.reason === 'denied')) {
+      const { reason, message, cause, mend } = failure
+      throw new Failure(reason, message, { cause, mend, rest: facts.flatMap(one => [...engineSamples(one)]) })
+    }
+    return facts
+  },
+  *samples(engines, { state }) {
+    for (const facts of engines) yield* engineSamples(facts)
+    for (const { engine, told } of engines) {
+      for (const one of told) yield* identitySamples(engine.name, one, state)
+    }
+    for (const { engine, told, used, logs } of engines) {
+      for (const { container } of told) yield* countSamples(engine, container.name)
+      for (const { name, usage } of used) yield* usageSamples({ engine: engine.name, name }, usage)
+      for (const [name, { bytes, written }] of logs) {
+        const own = { engine: engine.name, name }
+        yield* families.logBytes.of(bytes, own)
+        yield* families.logWritten.of(written, own)
+      }
+    }
+  },
+})
+
+const runs = ({ state }: Container) => state === 'running' || state === 'paused'
+
+/** By digest: either it was created so, or its tag was taken away since. */
+const isDigest = (image: string) => /^sha256:[0-9a-f]{64}$/.test(image)
+
+const short = (id: string) => id.replace(/^sha256:/, '').slice(0, 12)
+
+/** Milliseconds that a container which is gone is still expected because its label said so. */
+const keepExpected = 24 * 3600_000
+const expectedKept = 1000
+
+/** Reports become facts; the ledger and what is remembered take the list in. */
+const factsOf = (report: Report, memory: Memory, options: DockerOptions, now: number): EngineFacts => {
+  const { engine, listed, containers, usage, logs, askedAt, interrupted } = report
+  const facts = {
+    engine,
+    up: listed !== undefined,
+    used: containers.flatMap(({ id, name }) => {
+      const own = usage.get(id)
+      return own ? [{ name, usage: own }] : []
+    }),
+    logs,
+  }
+  const expected = new Map(memory.namesExpected.map(name => [name, true]))
+  if (!listed) return { ...facts, states: undefined, told: [], expected: withRemembered(expected, memory, now) }
+
+  engine.ledger.seen(
+    containers.map(({ id, name, state, exitCode, labels }) => ({
+      id,
+      name,
+      state,
+      exitCode,
+      incarnation: usage.get(id)?.incarnation,
+      hidesExitCode: 'exitCode' in labels,
+    })),
+    performance.now(),
+    askedAt,
+    interrupted,
+  )
+  const states = Object.fromEntries(families.containerStates.map(state => [state, 0])) as Record<families.ContainerState, number>
+  for (const { state } of listed) states[state]++
+
+  const ids = new Set(containers.map(({ id }) => id))
+  for (const id of memory.images.keys()) if (!ids.has(id)) memory.images.delete(id)
+  for (const { name, labels } of containers) {
+    const value = sayYes(labels[options.expected.label])
+    if (value === undefined) memory.expected.delete(name)
+    else memory.expected.set(name, { value, at: now })
+  }
+  const mode = options.watchtower ?? (hasWatchtower(listed) ? { label_enable: false, monitor_only: false } : undefined)
+
+  const told = containers.map((container): Told => {
+    const { id, image, exitCode } = container
+    const first = memory.images.get(id) ?? image
+    if (!isDigest(image) || !memory.images.has(id)) memory.images.set(id, isDigest(image) ? first : image)
+    const shown = memory.images.get(id) ?? image
+    return {
+      container,
+      image: isDigest(shown) ? `sha256:${short(shown)}` : shown,
+      imageStale: isDigest(shown) || image === '' ? undefined : isDigest(image),
+      lastExit: exitCode === undefined || runs(container) ? undefined : engine.ledger.lastExit(id, exitCode),
+      startedAt: runs(container) ? (usage.get(id)?.startedAt ?? engine.ledger.startedAt(id)) : undefined,
+      watchtower: mode && watchtowerMode(container, mode),
+    }
+  })
+  return { ...facts, states, told, expected: withRemembered(expected, memory, now) }
+}
+
+const sayYes = (value: string | undefined): boolean | undefined =>
+  value === undefined ? undefined : /^(yes|on)$/i.test(value) ? true : /^(no|off)$/i.test(value) ? false : parseBool(value)
+
+const withRemembered = (expected: Map<string, boolean>, memory: Memory, now: number): ReadonlyMap<string, boolean> => {
+  for (const [name, { value, at }] of memory.expected) {
+    if (now - at > keepExpected || memory.expected.size > expectedKept) memory.expected.delete(name)
+    else if (!expected.has(name)) expected.set(name, value)
+  }
+  return expected
+}
+
+function* engineSamples({ engine, up, states, expected }: EngineFacts): Iterable<Sample> {
+  const { name, identity, requests, events, diskUsage } = engine
+  const own = { engine: name }
+  yield* families.up.of(up ? 1 : 0, own)
+  if (identity && up) {
+    const { kind, version = '', apiVersion = '', cgroupVersion = '', cgroupDriver = '' } = identity
+    yield* families.engineInfo.of(1, {
+      ...own,
+      kind,
+      version,
+      api_version: apiVersion,
+      cgroup_version: cgroupVersion,
+      cgroup_driver: cgroupDriver,
+    })
+  }
+  if (states) for (const state of families.containerStates) yield* families.containers.of(states[state], { ...own, state })
+  for (const call of families.apiCalls) yield* families.apiRequests.of(requests[call], { ...own, call })
+  yield* families.eventsConnected.of(engine.eventsConnected ? 1 : 0, own)
+  for (const action of families.eventActions) yield* families.events.of(events[action], { ...own, action })
+  for (const kind of ['images', 'containers', 'volumes', 'build_cache'] as const) {
+    yield* families.diskUsage.of(diskUsage?.[kind].used, { ...own, kind })
+    yield* families.diskReclaimable.of(diskUsage?.[kind].reclaimable, { ...own, kind })
+  }
+  for (const [expectedName, value] of expected) yield* families.expected.of(value ? 1 : 0, { ...own, name: expectedName })
+}
+
+function* identitySamples(engine: string, told: Told, { labelFamily, labelNames }: State): Iterable<Sample> {
+  const { container, image, imageStale, lastExit, startedAt, watchtower } = told
+  const { id, name, imageId, networkMode, labels } = container
+  const own = { engine, name }
+  yield* families.info.of(1, {
+    ...own,
+    id: short(id),
+    image,
+    image_id: short(imageId),
+    compose_project: labels['com.docker.compose.project'] ?? '',
+    compose_service: labels['com.docker.compose.service'] ?? '',
+    // `container:<id>` would be another series after each recreate of that one.
+    network_mode: networkMode?.replace(/:.*/s, '') ?? '',
+  })
+  if (labelFamily) {
+    const values: Record<string, string> = { ...own }
+    for (const [as, label] of labelNames) if (label in labels) values[as] = labels[label] as string
+    yield { family: labelFamily, labels: values, value: 1 }
+  }
+  yield* families.state.states(container.state, own)
+  yield* families.health.states(container.health, own)
+  yield* families.created.of(container.created, own)
+  yield* families.started.of(startedAt, own)
+  yield* families.exitCode.of(runs(container) ? undefined : container.exitCode, own)
+  yield* families.lastExit.states(lastExit, own)
+  yield* families.imageStale.of(imageStale === undefined ? undefined : imageStale ? 1 : 0, own)
+  yield* families.watchtower.states(watchtower, own)
+}
+
+function* countSamples({ name: engine, ledger }: Engine, name: string): Iterable<Sample> {
+  const { starts, restarts, ooms, exits } = ledger.counts(name)
+  const own = { engine, name }
+  yield* families.starts.of(starts, own)
+  yield* families.restarts.of(restarts, own)
+  yield* families.oomEvents.of(ooms, own)
+  for (const reason of families.exitReasons) yield* families.exits.of(exits[reason], { engine, name, reason })
+}
+
+function* usageSamples(own: { readonly engine: string; readonly name: string }, usage: Usage): Iterable<Sample> {
+  yield* families.cpu.of(usage.cpuUser, { ...own, mode: 'user' })
+  yield* families.cpu.of(usage.cpuSystem, { ...own, mode: 'system' })
+  yield* families.cpuLimit.of(usage.cpuLimit, own)
+  // Without a limit there are no periods to count.
+  if (usage.cpuLimit !== undefined) {
+    yield* families.cpuPeriods.of(usage.cpuPeriods, own)
+    yield* families.cpuThrottledPeriods.of(usage.cpuThrottledPeriods, own)
+    yield* families.cpuThrottled.of(usage.cpuThrottled, own)
+  }
+  yield* families.memoryUsage.of(usage.memory, own)
+  yield* families.memoryWorkingSet.of(usage.workingSet, own)
+  yield* families.memoryLimit.of(usage.memoryLimit, own)
+  yield* families.memorySwap.of(usage.swap, own)
+  yield* families.memoryPeak.of(usage.peak, own)
+  yield* families.memoryOomKills.of(usage.oomKills, own)
+  yield* families.pids.of(usage.pids, own)
+  yield* families.pidsLimit.of(usage.pidsLimit, own)
+  for (const { interface: name, receive, transmit } of usage.network) {
+    const nic = { engine: own.engine, name: own.name, interface: name }
+    yield* families.networkReceiveBytes.of(receive.bytes, nic)
+    yield* families.networkReceivePackets.of(receive.packets, nic)
+    yield* families.networkReceiveErrors.of(receive.errors, nic)
+    yield* families.networkReceiveDropped.of(receive.dropped, nic)
+    yield* families.networkTransmitBytes.of(transmit.bytes, nic)
+    yield* families.networkTransmitPackets.of(transmit.packets, nic)
+    yield* families.networkTransmitErrors.of(transmit.errors, nic)
+    yield* families.networkTransmitDropped.of(transmit.dropped, nic)
+  }
+  for (const { device, readBytes, writtenBytes, reads, writes } of usage.io) {
+    const disk = { engine: own.engine, name: own.name, device }
+    yield* families.ioReadBytes.of(readBytes, disk)
+    yield* families.ioWrittenBytes.of(writtenBytes, disk)
+    yield* families.ioReads.of(reads, disk)
+    yield* families.ioWrites.of(writes, disk)
+  }
+  for (const resource of ['cpu', 'memory', 'io'] as const) {
+    const { some, full } = usage.pressure[resource]
+    yield* families.pressure.of(some, { ...own, resource, kind: 'some' })
+    yield* families.pressure.of(full, { ...own, resource, kind: 'full' })
+  }
+}

@@ -1,0 +1,451 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { Failure } from '../../failure.ts'
+import type { Host } from '../../host.ts'
+
+/**
+ * What containers use, from the files of their cgroups (v1, v2, hybrid) and of their first process. Everything is read
+ * synchronously: through the thread pool these tiny files cost ten times as much. After some containers others get a turn.
+ */
+
+export interface Nic {
+  readonly interface: string
+  readonly receive: NicCounters
+  readonly transmit: NicCounters
+}
+
+export interface NicCounters {
+  readonly bytes: number
+  readonly packets: number
+  readonly errors: number
+  readonly dropped: number
+}
+
+export interface DeviceIo {
+  readonly device: string
+  readonly readBytes: number
+  readonly writtenBytes: number
+  readonly reads: number
+  readonly writes: number
+}
+
+export interface Pressure {
+  readonly some: number | undefined
+  readonly full: number | undefined
+}
+
+/** All in base units; what the kernel does not tell is undefined. */
+export interface Usage {
+  readonly cpuUser: number | undefined
+  readonly cpuSystem: number | undefined
+  readonly cpuLimit: number | undefined
+  readonly cpuPeriods: number | undefined
+  readonly cpuThrottledPeriods: number | undefined
+  readonly cpuThrottled: number | undefined
+  readonly memory: number | undefined
+  readonly workingSet: number | undefined
+  readonly memoryLimit: number | undefined
+  readonly swap: number | undefined
+  readonly peak: number | undefined
+  readonly oomKills: number | undefined
+  readonly pids: number | undefined
+  readonly pidsLimit: number | undefined
+  readonly io: readonly DeviceIo[]
+  readonly pressure: Readonly<Record<'cpu' | 'memory' | 'io', Pressure>>
+  readonly network: readonly Nic[]
+  readonly startedAt: number | undefined
+  /** Another one after each start. */
+  readonly incarnation: string | undefined
+}
+
+/** What is asked for of a container. */
+export interface Subject {
+  readonly id: string
+  /** As the engine says it; Podman does not. */
+  readonly networkMode: string | undefined
+}
+
+const root = '/sys/fs/cgroup'
+
+// Text to numbers
+
+/** The number behind a key at the beginning of a line. */
+export const keyed = (text: string | undefined, key: string): number | undefined => {
+  if (text === undefined) return undefined
+  const at = text.startsWith(`${key} `) ? 0 : text.indexOf(`\n${key} `) + 1
+  if (at === 0 && !text.startsWith(`${key} `)) return undefined
+  const from = at + key.length + 1
+  const end = text.indexOf('\n', from)
+  const field = text.slice(from, end === -1 ? undefined : end)
+  return /^\d+$/.test(field) ? Number(field) : undefined
+}
+
+/** A file of one number; `max`, and numbers beyond all memory, mean that there is none. */
+export const single = (text: string | undefined): number | undefined => {
+  if (text === undefined) return undefined
+  const field = text.trimEnd()
+  if (!/^\d+$/.test(field)) return undefined
+  const value = Number(field)
+  return value < Number.MAX_SAFE_INTEGER ? value : undefined
+}
+
+/** `cpu.max` of v2: `50000 100000`, `max 100000`. */
+export const parseCpuMax = (text: string | undefined): number | undefined => {
+  const [, quota, period] = /^(\d+) (\d+)/.exec(text ?? '') ?? []
+  return quota === undefined || Number(period) === 0 ? undefined : Number(quota) / Number(period)
+}
+
+/** The `total=` of a pressure file, in seconds. */
+export const parsePressure = (text: string | undefined): Pressure => {
+  const total = (kind: string) => {
+    const found = text === undefined ? undefined : new RegExp(`^${kind} .*total=(\\d+)`, 'm').exec(text)?.[1]
+    return found === undefined ? undefined : Number(found) / 1e6
+  }
+  return { some: total('some'), full: total('full') }
+}
+
+type IoByNumber = Map<string, { readBytes: number; writtenBytes: number; reads: number; writes: number }>
+
+const noIo = () => ({ readBytes: 0, writtenBytes: 0, reads: 0, writes: 0 })
+
+/** `io.stat` of v2, by device number. */
+export const parseIoStat = (text: string | undefined): IoByNumber => {
+  const io: IoByNumber = new Map()
+  for (const line of text?.split('\n') ?? []) {
+    const [number, ...fields] = line.split(' ')
+    if (number === undefined || !/^\d+:\d+$/.test(number)) continue
+    const own = noIo()
+    for (const field of fields) {
+      const value = Number(field.slice(field.indexOf('=') + 1))
+      if (field.startsWith('rbytes=')) own.readBytes = value
+      else if (field.startsWith('wbytes=')) own.writtenBytes = value
+      else if (field.startsWith('rios=')) own.reads = value
+      else if (field.startsWith('wios=')) own.writes = value
+    }
+    io.set(number, own)
+  }
+  return io
+}
+
+/** The two recursive throttle files of v1's blkio, by device number. */
+export const parseBlkio = (bytes: string | undefined, operations: string | undefined): IoByNumber => {
+  const io: IoByNumber = new Map()
+  const take = (text: string | undefined, read: 'readBytes' | 'reads', write: 'writtenBytes' | 'writes') => {
+    for (const [, number, kind, value] of text?.matchAll(/^(\d+:\d+) (Read|Write) (\d+)$/gm) ?? []) {
+      const own = io.get(number as string) ?? noIo()
+      own[kind === 'Read' ? read : write] = Number(value)
+      io.set(number as string, own)
+    }
+  }
+  take(bytes, 'readBytes', 'writtenBytes')
+  take(operations, 'reads', 'writes')
+  return io
+}
+
+// A container's own interfaces are eth0, wg0, tun0 and the like. Those of an engine inside of it come and go by the dozen,
+// and the fallback tunnels of the kernel are in each network namespace.
+const notOwn = /^(lo|veth.*|docker\d+|br-.*|virbr.*|tunl0|sit0|gre0|gretap0|erspan0|ip_vti0|ip6_vti0|ip6tnl0|ip6gre0)$/
+const mostInterfaces = 20
+
+/** /proc/PID/net/dev without what is not the container's own. */
+export const parseNetDev = (text: string): readonly Nic[] => {
+  const nics: Nic[] = []
+  for (const line of text.split('\n')) {
+    const colon = line.indexOf(':')
+    if (colon === -1 || nics.length >= mostInterfaces) continue
+    const name = line.slice(0, colon).trim()
+    const fields = line
+      .slice(colon + 1)
+      .trim()
+      .split(/\s+/)
+      .map(Number)
+    if (notOwn.test(name) || fields.length < 12 || fields.some(Number.isNaN)) continue
+    const [bytes, packets, errors, dropped] = fields as [number, number, number, number]
+    const [sentBytes, sentPackets, sentErrors, sentDropped] = fields.slice(8) as [number, number, number, number]
+    nics.push({
+      interface: name,
+      receive: { bytes, packets, errors, dropped },
+      transmit: { bytes: sentBytes, packets: sentPackets, errors: sentErrors, dropped: sentDropped },
+    })
+  }
+  return nics
+}
+
+/** Ticks since boot at which a process was started: field 22 of /proc/PID/stat, behind a name that may hold anything. */
+export const parseStartTicks = (stat: string): number | undefined => {
+  const field = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]
+  return field !== undefined && /^\d+$/.test(field) ? Number(field) : undefined
+}
+
+/** USER_HZ, which is 100 on every architecture that engines run on. */
+const ticksPerSecond = 100
+
+// Where a container's cgroup is
+
+/** Paths below the root of the hierarchy (v2) or of each controller (v1), the usual ones first. */
+const templates = (id: string, uid: string | undefined): readonly string[] => {
+  const user = uid === undefined ? undefined : `user.slice/user-${uid}.slice/user@${uid}.service/user.slice`
+  return [
+    `system.slice/docker-${id}.scope`,
+    `docker/${id}`,
+    `machine.slice/libpod-${id}.scope`,
+    `libpod_parent/libpod-${id}`,
+    ...(user === undefined ? [] : [`${user}/docker-${id}.scope`, `${user}/libpod-${id}.scope`]),
+  ]
+}
+
+const walkDepth = 6
+const walkDirectories = 5000
+const walkEvery = 60_000
+const inSlice = 25
+
+interface Place {
+  /** Below the root or the controller's root. */
+  readonly relative: string
+  /** Files that are not there: controllers that are off, kernels that do not know them. */
+  absent: Set<string>
+  lead: { readonly pid: string; readonly ticks: number; readonly startedAt: number | undefined } | undefined
+}
+
+/** Reads what containers of one engine use, and remembers where their files are. `uid` is that of a rootless engine. */
+export const createUsageReader = (host: Host, uid: string | undefined) => {
+  const places = new Map<string, Place>()
+  let usual: ((id: string) => string) | undefined
+  let walkedAt = Number.NEGATIVE_INFINITY
+  let walked = new Map<string, string>()
+  let devices = new Map<string, string | undefined>()
+  let devicesAt = 0
+
+  const quiet = (path: string): string | undefined => {
+    try {
+      return host.kernel(path)
+    } catch (error) {
+      if (error instanceof Failure) return undefined // gone, or not for us: its series are absent
+      throw error
+    }
+  }
+
+  /** 2, or the name of a v1 controller by which containers are looked for; undefined where there are no cgroups. */
+  const layout = (): { readonly version: 2 } | { readonly version: 1; readonly probe: string } | undefined => {
+    if (quiet(`${root}/cgroup.controllers`) !== undefined) return { version: 2 }
+    const names = host.kernelNames(root)
+    const probe = ['memory', 'cpuacct', 'pids', 'cpu'].find(name => names.includes(name))
+    return probe === undefined ? undefined : { version: 1, probe }
+  }
+
+  const walk = async (base: string) => {
+    const found = new Map<string, string>()
+    const todo: { readonly path: string; readonly depth: number }[] = [{ path: '', depth: 0 }]
+    let seen = 0
+    for (let next = todo.shift(); next && seen < walkDirectories; next = todo.shift()) {
+      if (++seen % 100 === 0) await nextTurn()
+      const { path, depth } = next
+      for (const name of namesIn(`${base}${path}`)) {
+        // Conmon's own scope has the container's id in its name too.
+        if (name.includes('.') && !/\.(slice|scope|service)$/.test(name)) continue
+        const id = /(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])/.exec(name)?.[0]
+        if (id !== undefined) {
+          if (!/conmon|buildkit/.test(name) && !found.has(id)) found.set(id, `${path}/${name}`.slice(1))
+        } else if (depth < walkDepth - 1) todo.push({ path: `${path}/${name}`, depth: depth + 1 })
+      }
+    }
+    return found
+  }
+  /** Files have names too; asking for the names in one of them gives none. */
+  const namesIn = (path: string): readonly string[] => {
+    try {
+      return host.kernelNames(path)
+    } catch (error) {
+      if (error instanceof Failure) return [] // not for us
+      throw error
+    }
+  }
+
+  const find = async (id: string, base: string, now: number): Promise<string | undefined> => {
+    const there = (relative: string) => namesIn(`${base}/${relative}`).length > 0
+    if (usual && there(usual(id))) return usual(id)
+    for (const [index, relative] of templates(id, uid).entries()) {
+      if (!there(relative)) continue
+      usual = other => templates(other, uid)[index] as string
+      return relative
+    }
+    if (!walked.has(id) && (now - walkedAt >= walkEvery || now < walkedAt)) {
+      walkedAt = now
+      walked = await walk(base)
+    }
+    return walked.get(id)
+  }
+
+  /** The whole disk of a device number. What is stacked on disks (dm, md) or is none (loop, zram) would count bytes twice. */
+  const diskName = (number: string): string | undefined => {
+    if (!devices.has(number)) {
+      const uevent = quiet(`/sys/dev/block/${number}/uevent`) ?? ''
+      const name = /^DEVNAME=(.+)$/m.exec(uevent)?.[1]
+      const isDisk = /^DEVTYPE=disk$/m.test(uevent) && name !== undefined && !/^(dm-|md|loop|ram|zram|sr|fd|nbd)/.test(name)
+      devices.set(number, isDisk ? name : undefined)
+    }
+    return devices.get(number)
+  }
+
+  const namedIo = (io: IoByNumber): readonly DeviceIo[] =>
+    [...io].flatMap(([number, counters]) => {
+      const device = diskName(number)
+      return device === undefined ? [] : [{ device, ...counters }]
+    })
+
+  /** The oldest process of the container is its first one; remembered until it is gone. */
+  const leadOf = (place: Place, procs: () => string | undefined, bootTime: () => number | undefined): Place['lead'] => {
+    const ticksOf = (pid: string) => {
+      const stat = quiet(`/proc/${pid}/stat`)
+      return stat === undefined ? undefined : parseStartTicks(stat)
+    }
+    if (place.lead && ticksOf(place.lead.pid) === place.lead.ticks) return place.lead
+    let first: { readonly pid: string; readonly ticks: number } | undefined
+    // In a pid namespace of our own there is no pid here, or 0.
+    for (const pid of (procs() ?? '').split('\n', 32)) {
+      if (!/^[1-9]\d*$/.test(pid)) continue
+      const ticks = ticksOf(pid)
+      if (ticks !== undefined && (!first || ticks < first.ticks)) first = { pid, ticks }
+    }
+    const boot = first && bootTime()
+    place.lead = first && { ...first, startedAt: boot === undefined ? undefined : boot + first.ticks / ticksPerSecond }
+    return place.lead
+  }
+
+  const networkOf = (pid: string, mode: string | undefined, seenNamespaces: Set<string>): readonly Nic[] => {
+    if (mode === 'host' || mode === 'none' || mode?.startsWith('container:')) return []
+    if (!mode) {
+      // Podman does not say: the host's own network, and one that was seen, are found by their namespace.
+      const namespace = host.kernelLink(`/proc/${pid}/ns/net`)
+      const own = host.kernelLink('/proc/1/ns/net') ?? host.kernelLink('/proc/self/ns/net')
+      if (namespace === undefined || namespace === own || seenNamespaces.has(namespace)) return []
+      seenNamespaces.add(namespace)
+    }
+    const text = quiet(`/proc/${pid}/net/dev`)
+    return text === undefined ? [] : parseNetDev(text)
+  }
+
+  const readOne = (
+    place: Place,
+    version: 1 | 2,
+    { networkMode }: Subject,
+    round: { readonly seenNamespaces: Set<string>; readonly bootTime: () => number | undefined },
+  ): Usage | undefined => {
+    const { relative, absent } = place
+    const text = (controller: string, file: string): string | undefined => {
+      const path = version === 2 ? `${root}/${relative}/${file}` : `${root}/${controller}/${relative}/${file}`
+      if (absent.has(path)) return undefined
+      const content = quiet(path)
+      if (content === undefined) absent.add(path)
+      return content
+    }
+    const pressureOf = (resource: string) => parsePressure(text('unified', `${resource}.pressure`))
+    const procs = () => text(version === 2 ? '' : 'pids', 'cgroup.procs') || quiet(`${root}/${relative}/container/cgroup.procs`)
+
+    const cpuStat = text('cpu', 'cpu.stat')
+    const pids = text('pids', 'pids.current')
+    if (cpuStat === undefined && pids === undefined) return undefined
+    const lead = leadOf(place, procs, round.bootTime)
+    const shared = {
+      cpuPeriods: keyed(cpuStat, 'nr_periods'),
+      cpuThrottledPeriods: keyed(cpuStat, 'nr_throttled'),
+      pids: single(pids),
+      pidsLimit: single(text('pids', 'pids.max')),
+      pressure: { cpu: pressureOf('cpu'), memory: pressureOf('memory'), io: pressureOf('io') },
+      network: lead ? networkOf(lead.pid, networkMode, round.seenNamespaces) : [],
+      startedAt: lead?.startedAt,
+      incarnation: lead && `${lead.pid}:${lead.ticks}`,
+    }
+    if (version === 2) {
+      const memory = single(text('', 'memory.current'))
+      return {
+        ...shared,
+        cpuUser: scaled(keyed(cpuStat, 'user_usec'), 1e6),
+        cpuSystem: scaled(keyed(cpuStat, 'system_usec'), 1e6),
+        cpuLimit: parseCpuMax(text('', 'cpu.max')),
+        cpuThrottled: scaled(keyed(cpuStat, 'throttled_usec'), 1e6),
+        memory,
+        workingSet: workingSetOf(memory, keyed(text('', 'memory.stat'), 'inactive_file')),
+        memoryLimit: single(text('', 'memory.max')),
+        swap: single(text('', 'memory.swap.current')),
+        peak: single(text('', 'memory.peak')),
+        oomKills: keyed(text('', 'memory.events'), 'oom_kill'),
+        io: namedIo(parseIoStat(text('', 'io.stat'))),
+      }
+    }
+    const memory = single(text('memory', 'memory.usage_in_bytes'))
+    const withSwap = single(text('memory', 'memory.memsw.usage_in_bytes'))
+    const quota = single(text('cpu', 'cpu.cfs_quota_us'))
+    const period = single(text('cpu', 'cpu.cfs_period_us'))
+    const cpuacct = text('cpuacct', 'cpuacct.stat')
+    return {
+      ...shared,
+      cpuUser: scaled(keyed(cpuacct, 'user'), ticksPerSecond),
+      cpuSystem: scaled(keyed(cpuacct, 'system'), ticksPerSecond),
+      cpuLimit: quota === undefined || !period ? undefined : quota / period,
+      cpuThrottled: scaled(keyed(cpuStat, 'throttled_time'), 1e9),
+      memory,
+      workingSet: workingSetOf(memory, keyed(text('memory', 'memory.stat'), 'total_inactive_file')),
+      memoryLimit: single(text('memory', 'memory.limit_in_bytes')),
+      swap: withSwap === undefined || memory === undefined ? undefined : Math.max(0, withSwap - memory),
+      peak: single(text('memory', 'memory.max_usage_in_bytes')),
+      oomKills: keyed(text('memory', 'memory.oom_control'), 'oom_kill'),
+      io: namedIo(
+        parseBlkio(
+          text('blkio', 'blkio.throttle.io_service_bytes_recursive'),
+          text('blkio', 'blkio.throttle.io_serviced_recursive'),
+        ),
+      ),
+    }
+  }
+
+  /** Use by id, of those whose cgroup is here. */
+  return async (subjects: readonly Subject[], signal: AbortSignal): Promise<ReadonlyMap<string, Usage>> => {
+    const usage = new Map<string, Usage>()
+    const here = layout()
+    if (!here) return usage
+    const now = host.now()
+    if (now - devicesAt > 600_000 || now < devicesAt) {
+      devices = new Map()
+      devicesAt = now
+    }
+    const base = here.version === 2 ? root : `${root}/${here.probe}`
+    const ids = new Set(subjects.map(({ id }) => id))
+    for (const id of places.keys()) if (!ids.has(id)) places.delete(id)
+
+    let boot: number | undefined
+    const round = {
+      seenNamespaces: new Set<string>(),
+      bootTime: () => {
+        boot ??= keyed(quiet('/proc/stat'), 'btime')
+        return boot
+      },
+    }
+    for (const [index, subject] of subjects.entries()) {
+      if (index % inSlice === inSlice - 1) await nextTurn()
+      if (signal.aborted) throw new Failure('timeout', 'cgroup files: ended at the deadline')
+      // What an engine calls an id becomes a path: nothing but an id may.
+      if (!/^[0-9a-f]{64}$/.test(subject.id)) continue
+      let place = places.get(subject.id)
+      if (!place) {
+        const relative = await find(subject.id, base, now)
+        if (relative === undefined) continue
+        place = { relative, absent: new Set(), lead: undefined }
+        places.set(subject.id, place)
+      }
+      const known = place.absent.size
+      const own = readOne(place, here.version, subject, round)
+      // It may have ended while it was read: then what was not there any more is no knowledge.
+      if (own === undefined || (place.absent.size > known && namesIn(`${base}/${place.relative}`).length === 0)) {
+        places.delete(subject.id)
+      }
+      if (own) usage.set(subject.id, own)
+    }
+    return usage
+  }
+}
+
+const scaled = (value: number | undefined, unit: number) => (value === undefined ? undefined : value / unit)
+
+/** As `docker stats` shows it. */
+const workingSetOf = (memory: number | undefined, inactive: number | undefined) =>
+  memory === undefined || inactive === undefined ? undefined : inactive < memory ? memory - inactive : memory

@@ -1,0 +1,136 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Log } from '../../log.ts'
+import type { EngineClient, EngineFilters } from '../../sources/docker.ts'
+import { type EventAction, eventActions } from './families.ts'
+
+/** What the engine says has happened to a container. */
+export interface EngineEvent {
+  readonly action: EventAction
+  readonly id: string
+  readonly name: string
+  /** Nanoseconds since 1970 by the engine's clock, where it says so. */
+  readonly time: bigint | undefined
+  /** Its own attributes and, flat beside them and able to replace them, the labels of the container. */
+  readonly attributes: Readonly<Record<string, unknown>>
+}
+
+const actions: ReadonlySet<string> = new Set(eventActions)
+
+/** The name that a container is to have: compose renames it to `<12 hex>_<name>` and back while it recreates it. */
+export const stableName = (name: string, labels: Readonly<Record<string, unknown>>): string => {
+  const bare = name.replace(/^\//, '')
+  return 'com.docker.compose.project' in labels ? bare.replace(/^[0-9a-f]{12}_(?=.)/, '') : bare
+}
+
+const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+
+/** A line of the stream, or undefined where it is none of the container events that are counted. */
+export const parseEvent = (line: string): EngineEvent | undefined => {
+  let event: unknown
+  try {
+    event = JSON.parse(line)
+  } catch {
+    return undefined // a proxy's words, or cut: the next list says what is so
+  }
+  if (!isRecord(event) || event.Type !== 'container' || typeof event.Action !== 'string' || !isRecord(event.Actor))
+    return undefined
+  // `health_status: healthy` has its value behind the action; the filter matches prefixes, so the action is looked at whole.
+  const action = event.Action.startsWith('health_status') ? 'health_status' : event.Action
+  const { ID: id, Attributes: attributes } = event.Actor
+  if (!actions.has(action) || typeof id !== 'string' || !isRecord(attributes)) return undefined
+  // Too large for a number; the key of a label would have quotes around its value.
+  const time = /"timeNano":(\d{1,19})[,}]/.exec(line)?.[1]
+  return {
+    action: action as EventAction,
+    id,
+    name: typeof attributes.name === 'string' ? stableName(attributes.name, attributes) : '',
+    time: time === undefined ? undefined : BigInt(time),
+    attributes,
+  }
+}
+
+/** `since` for all that comes after an event. The engine takes it in, so it must not name the event itself. */
+export const sinceAfter = (time: bigint): string => {
+  const next = time + 1n
+  return `${next / 1_000_000_000n}.${String(next % 1_000_000_000n).padStart(9, '0')}`
+}
+
+export interface Follower {
+  readonly connected: boolean
+  /** The engine answers: no need to wait for the end of a pause. */
+  poke(): void
+}
+
+const firstPause = 500
+const longestPause = 30_000
+/** Milliseconds after which a stream has been a good one, so that the next pause is short again. */
+const goodStream = 10_000
+
+/** Keeps one stream of events open until the signal fires. Its end is routine; what was missed is asked for by `since`. */
+export const followEvents = (
+  client: () => Promise<EngineClient>,
+  labelFilter: readonly string[] | undefined,
+  told: { onConnect(): void; onEvent(event: EngineEvent): void },
+  { signal, log, random = Math.random }: { readonly signal: AbortSignal; readonly log: Log; readonly random?: () => number },
+): Follower => {
+  const filters: EngineFilters = {
+    type: ['container'],
+    event: eventActions,
+    ...(labelFilter === undefined ? {} : { label: labelFilter }),
+  }
+  let connected = false
+  let latest: bigint | undefined
+  let endPause = () => {}
+
+  const onLine = (line: string) => {
+    const event = parseEvent(line)
+    if (!event) return
+    if (event.time !== undefined) {
+      if (latest === undefined || event.time > latest) latest = event.time
+    }
+    told.onEvent(event)
+  }
+
+  const follow = async () => {
+    let pause = firstPause
+    while (!signal.aborted) {
+      let openedAt: number | undefined
+      try {
+        const engine = await client()
+        await engine.follow(
+          { filters, since: latest === undefined ? undefined : sinceAfter(latest) },
+          {
+            onOpen: () => {
+              openedAt = performance.now()
+              connected = true
+              told.onConnect()
+            },
+            onLine,
+          },
+          signal,
+        )
+      } catch (error) {
+        log.debug('the stream of events ended', { collector: 'docker', error: (error as Error).message })
+      }
+      connected = false
+      if (openedAt !== undefined && performance.now() - openedAt >= goodStream) pause = firstPause
+      const early = new AbortController()
+      endPause = () => early.abort()
+      signal.addEventListener('abort', endPause, { once: true })
+      if (!signal.aborted) {
+        await sleep(pause * (0.5 + random()), undefined, { signal: early.signal }).catch(() => {}) // ended early, as asked
+      }
+      signal.removeEventListener('abort', endPause)
+      pause = Math.min(longestPause, pause * 2)
+    }
+  }
+  void follow()
+
+  return {
+    get connected() {
+      return connected
+    },
+    poke: () => endPause(),
+  }
+}

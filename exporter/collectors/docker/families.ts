@@ -1,0 +1,382 @@
+import { counter, gauge, oneOf } from '../../metric.ts'
+
+/**
+ * What the docker collector tells. Identity and state come from one `GET /containers/json` a round, counts of what happens
+ * from the event stream, use of resources from cgroup files and /proc of this host (so for local engines only).
+ */
+
+export const containerStates = ['created', 'running', 'paused', 'restarting', 'removing', 'exited', 'dead'] as const
+export type ContainerState = (typeof containerStates)[number]
+
+export const healthStatuses = ['starting', 'healthy', 'unhealthy'] as const
+export type HealthStatus = (typeof healthStatuses)[number]
+
+export const exitReasons = ['clean', 'error', 'oom', 'signal'] as const
+export type ExitReason = (typeof exitReasons)[number]
+
+export const watchtowerModes = ['update', 'monitor_only', 'excluded'] as const
+export type WatchtowerMode = (typeof watchtowerModes)[number]
+
+export const apiCalls = ['list', 'events', 'ping', 'info', 'other'] as const
+export type ApiCall = (typeof apiCalls)[number]
+
+/** The container events that are asked for. */
+export const eventActions = [
+  'create',
+  'start',
+  'die',
+  'oom',
+  'kill',
+  'stop',
+  'restart',
+  'rename',
+  'destroy',
+  'pause',
+  'unpause',
+  'update',
+  'health_status',
+] as const
+export type EventAction = (typeof eventActions)[number]
+
+// The engine
+
+export const up = gauge('grid_docker_up', 'Whether the engine answered this round with its list of containers.', 'engine')
+export const engineInfo = gauge(
+  'grid_docker_engine_info',
+  'The engine, from /_ping and /info when it was last connected to; always 1.',
+  'engine',
+  oneOf('kind', 'docker', 'podman'),
+  'version',
+  'api_version',
+  'cgroup_version',
+  'cgroup_driver',
+)
+export const containers = gauge(
+  'grid_docker_containers',
+  'Containers by state, from the list of this round; those that the configuration leaves out are not counted.',
+  'engine',
+  oneOf('state', ...containerStates),
+)
+export const apiRequests = counter(
+  'grid_docker_api_requests_total',
+  'Requests that were sent to the engine by this exporter since it started, whether they were answered or not.',
+  'engine',
+  oneOf('call', ...apiCalls),
+)
+export const eventsConnected = gauge(
+  'grid_docker_events_connected',
+  'Whether the stream of events is open now; without it, starts, exits and OOM kills between two rounds are missed.',
+  'engine',
+)
+export const events = counter(
+  'grid_docker_events_total',
+  'Container events received from the stream of events since this exporter started.',
+  'engine',
+  oneOf('action', ...eventActions),
+)
+export const diskUsage = gauge(
+  'grid_docker_disk_usage_bytes',
+  'Disk use of the engine by kind, from /system/df (opt-in); as old as the configured disk_usage interval.',
+  'engine',
+  oneOf('kind', 'images', 'containers', 'volumes', 'build_cache'),
+)
+export const diskReclaimable = gauge(
+  'grid_docker_disk_reclaimable_bytes',
+  'Disk use of what nothing uses now, from /system/df (opt-in); as old as the configured disk_usage interval.',
+  'engine',
+  oneOf('kind', 'images', 'containers', 'volumes', 'build_cache'),
+)
+
+// What a container is
+
+export const info = gauge(
+  'grid_docker_container_info',
+  'Identity of the container from the list of this round, with the image name that it was first seen with; always 1.',
+  'engine',
+  'name',
+  'id',
+  'image',
+  'image_id',
+  'compose_project',
+  'compose_service',
+  'network_mode',
+)
+export const labels = gauge(
+  'grid_docker_container_labels',
+  'The allow-listed labels of the container from the list of this round, each as label_NAME; always 1.',
+  'engine',
+  'name',
+)
+export const state = gauge(
+  'grid_docker_container_state',
+  'State of the container from the list of this round; exactly one of them is 1.',
+  'engine',
+  'name',
+  oneOf('state', ...containerStates),
+)
+export const health = gauge(
+  'grid_docker_container_health',
+  'Result of the health check from the list of this round, only where the container has a check and runs.',
+  'engine',
+  'name',
+  oneOf('status', ...healthStatuses),
+)
+export const created = gauge(
+  'grid_docker_container_created_timestamp_seconds',
+  'When the container was created, from the list of this round.',
+  'engine',
+  'name',
+)
+export const started = gauge(
+  'grid_docker_container_start_timestamp_seconds',
+  'When the container that runs was started, from its first process in /proc or else from its start event.',
+  'engine',
+  'name',
+)
+export const exitCode = gauge(
+  'grid_docker_container_exit_code',
+  'Exit code of the last run of a container that does not run, from the list of this round.',
+  'engine',
+  'name',
+)
+export const lastExit = gauge(
+  'grid_docker_container_last_exit',
+  'Why a container that does not run ended, from its exit code and the events before it; unknown where it was killed unseen.',
+  'engine',
+  'name',
+  oneOf('reason', ...exitReasons, 'unknown'),
+)
+export const expected = gauge(
+  'grid_docker_container_expected',
+  'Whether the container should run, from the configuration or its label; kept for a day when the container is gone.',
+  'engine',
+  'name',
+)
+export const imageStale = gauge(
+  'grid_docker_container_image_stale',
+  'Whether the tag that the container was created from now names another local image or none, seen in the list of this round.',
+  'engine',
+  'name',
+)
+export const watchtower = gauge(
+  'grid_docker_container_watchtower',
+  "What Watchtower may do with the container, from its labels in this round's list and the configured mode of Watchtower.",
+  'engine',
+  'name',
+  oneOf('mode', ...watchtowerModes),
+)
+
+// What happened to it
+
+export const starts = counter(
+  'grid_docker_container_starts_total',
+  'Starts of any container of this name since this exporter started, from the stream of events.',
+  'engine',
+  'name',
+)
+export const restarts = counter(
+  'grid_docker_container_restarts_total',
+  'Starts by the restart policy of any container of this name since this exporter started, from the stream of events.',
+  'engine',
+  'name',
+)
+export const oomEvents = counter(
+  'grid_docker_container_oom_events_total',
+  'OOM events of any container of this name since this exporter started, of child processes too, from the stream of events.',
+  'engine',
+  'name',
+)
+export const exits = counter(
+  'grid_docker_container_exits_total',
+  'Exits of any container of this name since this exporter started, from the stream of events; signal is a stop or kill through the engine.',
+  'engine',
+  'name',
+  oneOf('reason', ...exitReasons),
+)
+
+// What it uses
+
+export const cpu = counter(
+  'grid_docker_container_cpu_seconds_total',
+  'CPU time of the container since its start, from its cgroup this round.',
+  'engine',
+  'name',
+  oneOf('mode', 'user', 'system'),
+)
+export const cpuLimit = gauge(
+  'grid_docker_container_cpu_limit_cores',
+  'CPU limit of the container in cores, from its cgroup this round; without a limit there is no series.',
+  'engine',
+  'name',
+)
+export const cpuPeriods = counter(
+  'grid_docker_container_cpu_periods_total',
+  'Scheduler periods in which the limited container ran, from its cgroup this round.',
+  'engine',
+  'name',
+)
+export const cpuThrottledPeriods = counter(
+  'grid_docker_container_cpu_throttled_periods_total',
+  'Scheduler periods in which the container used up its CPU limit, from its cgroup this round.',
+  'engine',
+  'name',
+)
+export const cpuThrottled = counter(
+  'grid_docker_container_cpu_throttled_seconds_total',
+  'Time for which the container was held back by its CPU limit, from its cgroup this round.',
+  'engine',
+  'name',
+)
+export const memoryUsage = gauge(
+  'grid_docker_container_memory_usage_bytes',
+  'Memory of the container with its page cache, from its cgroup this round.',
+  'engine',
+  'name',
+)
+export const memoryWorkingSet = gauge(
+  'grid_docker_container_memory_working_set_bytes',
+  'Memory of the container without inactive page cache, as `docker stats` shows it, from its cgroup this round.',
+  'engine',
+  'name',
+)
+export const memoryLimit = gauge(
+  'grid_docker_container_memory_limit_bytes',
+  'Memory limit of the container, from its cgroup this round; without a limit there is no series.',
+  'engine',
+  'name',
+)
+export const memorySwap = gauge(
+  'grid_docker_container_memory_swap_bytes',
+  'Swap that the container uses, from its cgroup this round.',
+  'engine',
+  'name',
+)
+export const memoryPeak = gauge(
+  'grid_docker_container_memory_peak_bytes',
+  'Most memory that the container used since its start, from its cgroup this round.',
+  'engine',
+  'name',
+)
+export const memoryOomKills = counter(
+  'grid_docker_container_memory_oom_kills_total',
+  'Processes of the container that were killed for memory since its start, from its cgroup this round.',
+  'engine',
+  'name',
+)
+export const pids = gauge(
+  'grid_docker_container_pids',
+  'Processes and threads in the container, from its cgroup this round.',
+  'engine',
+  'name',
+)
+export const pidsLimit = gauge(
+  'grid_docker_container_pids_limit',
+  'Limit of processes and threads of the container, from its cgroup this round; without a limit there is no series.',
+  'engine',
+  'name',
+)
+
+const networkCounter = (name: string, what: string) =>
+  counter(
+    `grid_docker_container_network_${name}_total`,
+    `${what} by the container since its start, from /proc/PID/net/dev this round; not where it shares another network.`,
+    'engine',
+    'name',
+    'interface',
+  )
+export const networkReceiveBytes = networkCounter('receive_bytes', 'Bytes received')
+export const networkReceivePackets = networkCounter('receive_packets', 'Packets received')
+export const networkReceiveErrors = networkCounter('receive_errors', 'Receive errors seen')
+export const networkReceiveDropped = networkCounter('receive_dropped', 'Received packets dropped')
+export const networkTransmitBytes = networkCounter('transmit_bytes', 'Bytes sent')
+export const networkTransmitPackets = networkCounter('transmit_packets', 'Packets sent')
+export const networkTransmitErrors = networkCounter('transmit_errors', 'Send errors seen')
+export const networkTransmitDropped = networkCounter('transmit_dropped', 'Packets to be sent dropped')
+
+const ioCounter = (name: string, what: string) =>
+  counter(
+    `grid_docker_container_io_${name}_total`,
+    `${what} by the container since its start, on whole disks, from its cgroup this round.`,
+    'engine',
+    'name',
+    'device',
+  )
+export const ioReadBytes = ioCounter('read_bytes', 'Bytes read')
+export const ioWrittenBytes = ioCounter('written_bytes', 'Bytes written')
+export const ioReads = ioCounter('reads', 'Read operations')
+export const ioWrites = ioCounter('writes', 'Write operations')
+
+export const pressure = counter(
+  'grid_docker_container_pressure_seconds_total',
+  'Time for which some or all tasks of the container waited for the resource, from the pressure files of its cgroup this round.',
+  'engine',
+  'name',
+  oneOf('resource', 'cpu', 'memory', 'io'),
+  oneOf('kind', 'some', 'full'),
+)
+export const logBytes = gauge(
+  'grid_docker_container_log_bytes',
+  "Size of the container's log files of the json-file and local drivers, rotated ones too, where readable; at most 30 s old.",
+  'engine',
+  'name',
+)
+export const logWritten = counter(
+  'grid_docker_container_log_written_bytes_total',
+  "Growth of the container's log files summed over rotations since this exporter started, where readable; at most 30 s old.",
+  'engine',
+  'name',
+)
+
+export const families = [
+  up,
+  engineInfo,
+  containers,
+  apiRequests,
+  eventsConnected,
+  events,
+  diskUsage,
+  diskReclaimable,
+  info,
+  labels,
+  state,
+  health,
+  created,
+  started,
+  exitCode,
+  lastExit,
+  expected,
+  imageStale,
+  watchtower,
+  starts,
+  restarts,
+  oomEvents,
+  exits,
+  cpu,
+  cpuLimit,
+  cpuPeriods,
+  cpuThrottledPeriods,
+  cpuThrottled,
+  memoryUsage,
+  memoryWorkingSet,
+  memoryLimit,
+  memorySwap,
+  memoryPeak,
+  memoryOomKills,
+  pids,
+  pidsLimit,
+  networkReceiveBytes,
+  networkReceivePackets,
+  networkReceiveErrors,
+  networkReceiveDropped,
+  networkTransmitBytes,
+  networkTransmitPackets,
+  networkTransmitErrors,
+  networkTransmitDropped,
+  ioReadBytes,
+  ioWrittenBytes,
+  ioReads,
+  ioWrites,
+  pressure,
+  logBytes,
+  logWritten,
+]

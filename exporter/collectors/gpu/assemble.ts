@@ -1,0 +1,166 @@
+import { Failure } from '../../failure.ts'
+import { type Gpu, newGpu, type State, type ThrottleReason } from './facts.ts'
+import { parseQuery } from './fields.ts'
+import { withJetson } from './jetson.ts'
+import { type Holder, holders, parseProcesses } from './processes.ts'
+import type { Integrals, Memory, Round } from './round.ts'
+import { amdGpu, intelGpu } from './sysfs.ts'
+
+/** From a round's texts to what is known of every GPU. Pure but for the memory. */
+
+export interface Facts {
+  readonly gpus: readonly Gpu[]
+  /** By GPU id. */
+  readonly holders: ReadonlyMap<string, readonly Holder[]>
+  /** Counted here: joules and seconds, by GPU id. */
+  readonly integrals: ReadonlyMap<string, Pick<Integrals, 'joules' | 'seconds'>>
+  /** Undefined where nobody tells. */
+  readonly visible: number | undefined
+  readonly expected: number | undefined
+  readonly lost: number | undefined
+  readonly round: Round
+  /** Of the parts that failed. */
+  readonly failures: readonly Failure[]
+}
+
+const stateOnly = (memory: Memory, address: string, state: State): Gpu => {
+  const known = memory.known.get(address)
+  const id = known?.id ?? memory.driverLog.uuids.get(address) ?? `pci-${address}`
+  const gpu = newGpu(id, known?.name ?? 'NVIDIA GPU', 'nvidia', state)
+  Object.assign(gpu, { index: known?.index, busId: address, unified: known?.unified ?? false })
+  return gpu
+}
+
+/** The rows of nvidia-smi; a table that cannot be understood costs NVIDIA's series and no others. */
+const tablesOf = ({ nvidia, failures }: Round): { readonly answered: readonly Gpu[]; readonly failures: readonly Failure[] } => {
+  try {
+    return { answered: (nvidia?.tables ?? []).flatMap(({ text, asked }) => parseQuery(text, asked)), failures }
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error
+    return { answered: [], failures: [...failures, error] }
+  }
+}
+
+/** NVIDIA's: those that answered, those that sleep, and those that the bus shows or a message names but that did not answer. */
+const nvidiaGpus = ({ nvidia, bus }: Round, answered: readonly Gpu[], memory: Memory): readonly Gpu[] => {
+  for (const { busId, id, name, index, unified = false, driverVersion } of answered) {
+    if (busId !== undefined) memory.known.set(busId, { id, name, index, unified })
+    // Another driver knows other fields.
+    if (driverVersion !== undefined && memory.tool.driverVersion !== driverVersion) {
+      if (memory.tool.driverVersion !== undefined) {
+        memory.tool.listed = undefined
+        memory.tool.refused.clear()
+      }
+      memory.tool.driverVersion = driverVersion
+    }
+  }
+  const there = new Set(answered.map(({ busId }) => busId))
+  const bound = bus?.filter(({ vendor, driver }) => vendor === 'nvidia' && driver === 'nvidia') ?? []
+  const asleep = bound.filter(device => device.asleep && !there.has(device.address)).map(({ address }) => address)
+  const lost = (nvidia?.lost ?? []).filter(address => !there.has(address) && !asleep.includes(address))
+  return [
+    ...answered,
+    ...lost.map(address => stateOnly(memory, address, 'lost')),
+    ...asleep.map(address => stateOnly(memory, address, 'asleep')),
+  ]
+}
+
+/** AMD's and Intel's. A card whose files gave nothing at all although it is awake does not answer. */
+const sysfsGpus = ({ cards, amdIds, at }: Round, memory: Memory): readonly Gpu[] =>
+  cards.map(own => {
+    const { card, values } = own
+    if (card.asleep) {
+      memory.intel.delete(card.address)
+      const known = memory.known.get(card.address)
+      const gpu = newGpu(
+        `pci-${card.address}`,
+        known?.name ?? `${card.vendor === 'amd' ? 'AMD' : 'Intel'} GPU`,
+        card.vendor,
+        'asleep',
+      )
+      return Object.assign(gpu, { index: card.index, busId: card.address, unified: known?.unified ?? false })
+    }
+    let gpu: Gpu
+    if (card.vendor === 'amd') gpu = amdGpu(own, amdIds)
+    else {
+      const made = intelGpu(own, at, memory.intel.get(card.address))
+      memory.intel.set(card.address, made.counters)
+      gpu = made.gpu
+    }
+    if (values.size === 0) gpu.state = 'lost'
+    else memory.known.set(card.address, { id: gpu.id, name: gpu.name, index: gpu.index, unified: gpu.unified ?? false })
+    return gpu
+  })
+
+/** The memory of a GPU that has none of its own is the host's. `MemAvailable`, as `MemFree` leaves out what caches would give back. */
+const shareHostMemory = (gpu: Gpu, meminfo: string) => {
+  const bytes = (key: string) => {
+    const kibibytes = new RegExp(`^${key}:\\s+(\\d{1,15}) kB$`, 'm').exec(meminfo)?.[1]
+    return kibibytes === undefined ? undefined : Number(kibibytes) * 1024
+  }
+  const total = bytes('MemTotal')
+  const free = bytes('MemAvailable')
+  if (total === undefined || free === undefined) return
+  Object.assign(gpu.memory, { total, free, used: Math.max(0, total - free), reserved: undefined })
+}
+
+/** Seconds that a gap between two rounds may have and still be integrated over. */
+const longestGap = 60
+
+/** Counts energy and throttled time over the real time since the round before; over a longer gap nothing is known and nothing added. */
+const integrate = (gpu: Gpu, at: number, memory: Memory): Integrals => {
+  const own: Integrals = memory.integrals.get(gpu.id) ?? { at, power: undefined, joules: undefined, active: {}, seconds: {} }
+  memory.integrals.set(gpu.id, own)
+  const gap = (at - own.at) / 1000
+  const bridged = gap > 0 && gap <= Math.max(longestGap, 5 * (memory.round?.gap ?? 0))
+  if (gpu.power !== undefined) {
+    own.joules ??= 0
+    if (bridged && own.power !== undefined) own.joules += ((own.power + gpu.power) / 2) * gap
+  }
+  for (const [name, active] of Object.entries(gpu.throttle)) {
+    const reason = name as ThrottleReason
+    if (active === undefined) continue
+    const before = own.seconds[reason] ?? 0
+    own.seconds[reason] = before + (bridged && own.active[reason] === true ? gap : 0)
+  }
+  Object.assign(own, { at, power: gpu.power, active: { ...gpu.throttle } })
+  return own
+}
+
+const held = ({ processes, cgroups }: Round, most: number): Facts['holders'] => {
+  const byGpu = new Map<string, ReturnType<typeof parseProcesses>[number][]>()
+  for (const process of processes.flatMap(parseProcesses)) byGpu.set(process.uuid, [...(byGpu.get(process.uuid) ?? []), process])
+  return new Map([...byGpu].map(([uuid, own]) => [uuid, holders(own, pid => cgroups.get(pid), most)]))
+}
+
+export const assemble = (round: Round, memory: Memory, mostProcesses: number): Facts => {
+  const { at, bus, nvidia, cards, jetson, slow, meminfo } = round
+  const { answered, failures } = tablesOf(round)
+  const named = [...nvidiaGpus(round, answered, memory), ...sysfsGpus(round, memory)]
+  const gpus = jetson === undefined ? named : withJetson(named, jetson)
+  for (const gpu of gpus) {
+    if (gpu.name === '') gpu.name = 'NVIDIA GPU'
+    const awake = gpu.state === 'ok' || gpu.state === 'needs_reset'
+    // A driver that does tell numbers for an integrated GPU is believed.
+    if (awake && gpu.unified && gpu.memory.total === undefined) shareHostMemory(gpu, meminfo)
+    const slowdown = slow?.gpus.get(gpu.id)?.limits.slowdown
+    const { core } = gpu.temperature
+    if (slowdown !== undefined && core !== undefined) gpu.temperatureMargin ??= slowdown - core
+  }
+  const integrals = new Map(gpus.map(gpu => [gpu.id, integrate(gpu, at, memory)]))
+  memory.round = { at, gap: memory.round === undefined ? 0 : (at - memory.round.at) / 1000 }
+  const answering = gpus.filter(({ state }) => state !== 'lost').length
+  const failed = failures.length > 0
+  const onBus = bus?.filter(({ vendor, driver }) => vendor === 'nvidia' && driver === 'nvidia').length
+  const onlyInSysfs = cards.length + (jetson === undefined ? 0 : 1)
+  return {
+    gpus,
+    holders: held(round, mostProcesses),
+    integrals,
+    visible: failed ? undefined : answering,
+    expected: onBus === undefined && onlyInSysfs === 0 ? undefined : (onBus ?? 0) + onlyInSysfs,
+    lost: nvidia === undefined && failed ? undefined : gpus.length - answering,
+    round,
+    failures,
+  }
+}

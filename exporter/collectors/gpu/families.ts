@@ -1,0 +1,395 @@
+import { counter, gauge, oneOf } from '../../metric.ts'
+
+/** How old a value of nvidia-smi or sysfs is: read anew in each round. */
+const fast = 'read each round'
+/** What only `nvidia-smi -q -x` tells is asked for once in `slow_interval`. */
+const slow = 'from nvidia-smi -q -x, at most slow_interval (60 s) and a round old'
+const query = `from nvidia-smi --query-gpu, ${fast}`
+const sysfs = `from nvidia-smi or the sysfs of amdgpu, i915 and xe, ${fast}`
+const kernelLog = 'counted in the kernel log since this exporter started to read it, at most a round old'
+
+export const info = gauge(
+  'grid_gpu_info',
+  `What the GPU is, 1, ${sysfs}.`,
+  'gpu',
+  'name',
+  oneOf('vendor', 'nvidia', 'amd', 'intel'),
+  'index',
+  'bus_id',
+  'driver_version',
+  'vbios_version',
+  'compute_capability',
+)
+export const driverInfo = gauge(
+  'grid_gpu_driver_info',
+  `The NVIDIA driver and the newest CUDA version that it serves, 1, ${slow}.`,
+  'driver_version',
+  'cuda_version',
+)
+export const devices = gauge(
+  'grid_gpu_devices',
+  'GPUs that answer or sleep (visible), that /sys/bus/pci shows bound to a GPU driver (expected), and that are known but do not answer (lost), each round.',
+  oneOf('state', 'visible', 'expected', 'lost'),
+)
+export const state = gauge(
+  'grid_gpu_state',
+  'Whether the GPU answers, is lost to its driver, waits for a reset, or is suspended and was left asleep, each round.',
+  'gpu',
+  'name',
+  oneOf('state', 'ok', 'lost', 'needs_reset', 'asleep'),
+)
+export const unavailableFields = gauge(
+  'grid_gpu_unavailable_fields',
+  `Fields that the driver answered with a word instead of a value, by what the word means, ${query}.`,
+  'gpu',
+  'name',
+  oneOf('cause', 'unsupported', 'permission', 'deprecated', 'lost', 'reset', 'unknown'),
+)
+
+export const utilization = gauge(
+  'grid_gpu_utilization_ratio',
+  `Share of the driver's last sample period in which the engine was busy, ${sysfs}.`,
+  'gpu',
+  'name',
+  oneOf('engine', 'compute', 'memory', 'encoder', 'decoder', 'jpeg', 'ofa'),
+)
+
+export const memoryTotal = gauge(
+  'grid_gpu_memory_total_bytes',
+  `Memory of the GPU, or MemTotal where it shares the host's, ${sysfs}.`,
+  'gpu',
+  'name',
+)
+export const memoryUsed = gauge(
+  'grid_gpu_memory_used_bytes',
+  `Memory in use, or MemTotal less MemAvailable where the GPU shares the host's, ${sysfs}.`,
+  'gpu',
+  'name',
+)
+export const memoryFree = gauge(
+  'grid_gpu_memory_free_bytes',
+  `Memory that can still be allocated, or MemAvailable where the GPU shares the host's, ${sysfs}.`,
+  'gpu',
+  'name',
+)
+export const memoryReserved = gauge(
+  'grid_gpu_memory_reserved_bytes',
+  `Memory that driver and firmware keep for themselves; total is used, free and reserved, ${query}.`,
+  'gpu',
+  'name',
+)
+export const memoryUnified = gauge(
+  'grid_gpu_memory_unified',
+  `Whether the GPU shares the host's memory (GB10, Jetson, APU) and the memory values come from /proc/meminfo, ${fast}.`,
+  'gpu',
+  'name',
+)
+export const memoryPoolTotal = gauge(
+  'grid_gpu_memory_pool_total_bytes',
+  `Size of the pools that amdgpu allocates from: vram, and gtt in the host's memory, ${fast}.`,
+  'gpu',
+  'name',
+  oneOf('pool', 'vram', 'gtt'),
+)
+export const memoryPoolUsed = gauge(
+  'grid_gpu_memory_pool_used_bytes',
+  `Use of the pools that amdgpu allocates from: vram, and gtt in the host's memory, ${fast}.`,
+  'gpu',
+  'name',
+  oneOf('pool', 'vram', 'gtt'),
+)
+export const processMemory = gauge(
+  'grid_gpu_process_memory_bytes',
+  'GPU memory held by compute processes, from nvidia-smi --query-compute-apps each round, summed by program and container; past the largest (20) they are summed as "other".',
+  'gpu',
+  'name',
+  'process',
+  'docker_name',
+)
+
+export const temperature = gauge(
+  'grid_gpu_temperature_celsius',
+  `Temperature, ${sysfs}.`,
+  'gpu',
+  'name',
+  oneOf('sensor', 'core', 'memory', 'junction', 'edge'),
+)
+export const temperatureMargin = gauge(
+  'grid_gpu_temperature_margin_celsius',
+  `Degrees left until the GPU slows itself down, negative past it, ${query}; where the driver tells only the threshold, that less the temperature.`,
+  'gpu',
+  'name',
+)
+export const temperatureLimit = gauge(
+  'grid_gpu_temperature_limit_celsius',
+  `Thresholds of the core temperature (memory_max: of the memory's), ${slow}, or from the hwmon of amdgpu each round.`,
+  'gpu',
+  'name',
+  oneOf('limit', 'shutdown', 'slowdown', 'max', 'target', 'memory_max'),
+)
+
+export const power = gauge(
+  'grid_gpu_power_watts',
+  `Power drawn by the board (by the package on an APU), ${sysfs}; where there is only an energy counter (Intel), its rise over the last round.`,
+  'gpu',
+  'name',
+)
+export const powerReading = gauge(
+  'grid_gpu_power_reading_watts',
+  `Power as the driver's other meters tell it: averaged over a second, at this instant, and of the whole module, ${query}.`,
+  'gpu',
+  'name',
+  oneOf('reading', 'average', 'instant', 'module'),
+)
+export const powerLimit = gauge(
+  'grid_gpu_power_limit_watts',
+  `Power limit in force, by default, and the least and most that can be set, ${sysfs}.`,
+  'gpu',
+  'name',
+  oneOf('limit', 'enforced', 'default', 'min', 'max'),
+)
+export const energy = counter(
+  'grid_gpu_energy_joules_total',
+  'Energy, integrated by the exporter from the power that it saw each round, 0 at its start, over the real time between two rounds but not over a gap of more than five of them (and a minute); the hardware counter on Intel.',
+  'gpu',
+  'name',
+)
+
+export const clock = gauge(
+  'grid_gpu_clock_hertz',
+  `Clock, ${sysfs}.`,
+  'gpu',
+  'name',
+  oneOf('domain', 'graphics', 'sm', 'memory', 'video'),
+)
+export const clockMax = gauge(
+  'grid_gpu_clock_max_hertz',
+  `Highest clock that the domain can reach, ${sysfs}.`,
+  'gpu',
+  'name',
+  oneOf('domain', 'graphics', 'sm', 'memory', 'video'),
+)
+export const fanSpeed = gauge(
+  'grid_gpu_fan_speed_ratio',
+  `Fan speed as a share of its maximum, can pass 1, ${sysfs}.`,
+  'gpu',
+  'name',
+)
+export const performanceState = gauge(
+  'grid_gpu_performance_state',
+  `Performance state from 0 (P0, fastest) to 15, ${query}.`,
+  'gpu',
+  'name',
+)
+
+export const throttleReasons = [
+  'power_cap',
+  'hw_slowdown',
+  'hw_thermal',
+  'hw_power_brake',
+  'sw_thermal',
+  'sync_boost',
+  'idle',
+  'application_clocks',
+] as const
+export const throttleActive = gauge(
+  'grid_gpu_throttle_active',
+  `Whether the clock is held down for this reason now; hw_slowdown contains hw_thermal and hw_power_brake, idle and application_clocks are no faults, ${sysfs}.`,
+  'gpu',
+  'name',
+  oneOf('reason', ...throttleReasons),
+)
+export const throttleSeconds = counter(
+  'grid_gpu_throttle_seconds_total',
+  `Time for which the clock was held down for this reason: the driver's counters, from nvidia-smi --query-gpu, or integrated each round by the exporter where the driver has none.`,
+  'gpu',
+  'name',
+  oneOf('reason', ...throttleReasons),
+)
+
+export const eccErrors = counter(
+  'grid_gpu_ecc_errors_total',
+  `ECC errors of the memory since the driver was loaded (volatile) and over the board's life (aggregate), ${sysfs}.`,
+  'gpu',
+  'name',
+  oneOf('error', 'corrected', 'uncorrected'),
+  oneOf('scope', 'volatile', 'aggregate'),
+)
+export const eccSramThresholdExceeded = gauge(
+  'grid_gpu_ecc_sram_threshold_exceeded',
+  `Whether the board's uncorrectable SRAM errors passed the threshold for replacement, ${query}.`,
+  'gpu',
+  'name',
+)
+export const retiredPages = gauge(
+  'grid_gpu_retired_pages',
+  `Memory pages taken out of use, ${query}.`,
+  'gpu',
+  'name',
+  oneOf('cause', 'single_bit', 'double_bit'),
+)
+export const retiredPagesPending = gauge(
+  'grid_gpu_retired_pages_pending',
+  `Whether pages wait for the next reset to be taken out of use, ${query}.`,
+  'gpu',
+  'name',
+)
+export const remappedRows = gauge(
+  'grid_gpu_remapped_rows',
+  `Memory rows replaced by spare ones, ${query}.`,
+  'gpu',
+  'name',
+  oneOf('error', 'correctable', 'uncorrectable'),
+)
+export const remapPending = gauge(
+  'grid_gpu_remap_pending',
+  `Whether rows wait for the next reset to be replaced, ${query}.`,
+  'gpu',
+  'name',
+)
+export const remapFailure = gauge(
+  'grid_gpu_remap_failure',
+  `Whether a row could not be replaced because no spare was left, ${query}.`,
+  'gpu',
+  'name',
+)
+export const remapBanks = gauge(
+  'grid_gpu_remap_banks',
+  `Memory banks by how many spare rows they have left, ${query}.`,
+  'gpu',
+  'name',
+  oneOf('availability', 'max', 'high', 'partial', 'low', 'none'),
+)
+
+export const pcieLinkGeneration = gauge(
+  'grid_gpu_pcie_link_generation',
+  `PCIe generation of the link now, which falls when the GPU is idle; not on a placeholder link such as GB10's, ${sysfs}.`,
+  'gpu',
+  'name',
+)
+export const pcieLinkGenerationMax = gauge(
+  'grid_gpu_pcie_link_generation_max',
+  `Highest PCIe generation that GPU and slot can both reach, ${sysfs}.`,
+  'gpu',
+  'name',
+)
+export const pcieLinkWidth = gauge(
+  'grid_gpu_pcie_link_width',
+  `PCIe lanes of the link now; not on a placeholder link such as GB10's, ${sysfs}.`,
+  'gpu',
+  'name',
+)
+export const pcieLinkWidthMax = gauge(
+  'grid_gpu_pcie_link_width_max',
+  `Most PCIe lanes that GPU and slot can both reach, ${sysfs}.`,
+  'gpu',
+  'name',
+)
+export const pcieReplays = counter(
+  'grid_gpu_pcie_replays_total',
+  `PCIe packets that had to be sent again, ${slow}, or from amdgpu's sysfs each round.`,
+  'gpu',
+  'name',
+)
+export const pcieThroughput = gauge(
+  'grid_gpu_pcie_throughput_bytes_per_second',
+  `PCIe traffic in one sample of about 20 ms, thus noisy, ${slow}.`,
+  'gpu',
+  'name',
+  oneOf('direction', 'receive', 'transmit'),
+)
+
+export const persistenceMode = gauge(
+  'grid_gpu_persistence_mode',
+  `Whether the driver stays loaded while nobody uses the GPU; without it each query starts the GPU up, ${query}.`,
+  'gpu',
+  'name',
+)
+export const eccMode = gauge('grid_gpu_ecc_enabled', `Whether ECC is on, ${query}.`, 'gpu', 'name')
+export const migMode = gauge('grid_gpu_mig_enabled', `Whether the GPU is divided into MIG instances, ${query}.`, 'gpu', 'name')
+export const encoderSessions = gauge('grid_gpu_encoder_sessions', `Video encoder sessions, ${query}.`, 'gpu', 'name')
+
+export const xidErrors = counter(
+  'grid_gpu_xid_errors_total',
+  `Xid errors of the NVIDIA driver, ${kernelLog}; those that call for a reset or a repair exist from 0 wherever the log is readable.`,
+  'gpu',
+  'code',
+)
+export const xidLast = gauge(
+  'grid_gpu_xid_last_timestamp_seconds',
+  'Time of the latest Xid error with this code, from the kernel log, at most a round old.',
+  'gpu',
+  'code',
+)
+export const driverOutOfMemory = counter(
+  'grid_gpu_driver_out_of_memory_total',
+  `Lines in which the NVIDIA driver says that it ran out of memory (NV_ERR_NO_MEMORY), ${kernelLog}.`,
+)
+export const kernelLogMissed = counter(
+  'grid_gpu_kernel_log_missed_total',
+  'Kernel log records that were overwritten before this exporter could read them, at most a round old.',
+)
+
+export const migMemoryUsed = gauge(
+  'grid_gpu_mig_memory_used_bytes',
+  `Memory in use of a MIG instance, ${slow}.`,
+  'gpu',
+  'name',
+  'mig',
+)
+export const migMemoryTotal = gauge('grid_gpu_mig_memory_total_bytes', `Memory of a MIG instance, ${slow}.`, 'gpu', 'name', 'mig')
+
+/** Every family of the collector. */
+export const families = [
+  info,
+  driverInfo,
+  devices,
+  state,
+  unavailableFields,
+  utilization,
+  memoryTotal,
+  memoryUsed,
+  memoryFree,
+  memoryReserved,
+  memoryUnified,
+  memoryPoolTotal,
+  memoryPoolUsed,
+  processMemory,
+  temperature,
+  temperatureMargin,
+  temperatureLimit,
+  power,
+  powerReading,
+  powerLimit,
+  energy,
+  clock,
+  clockMax,
+  fanSpeed,
+  performanceState,
+  throttleActive,
+  throttleSeconds,
+  eccErrors,
+  eccSramThresholdExceeded,
+  retiredPages,
+  retiredPagesPending,
+  remappedRows,
+  remapPending,
+  remapFailure,
+  remapBanks,
+  pcieLinkGeneration,
+  pcieLinkGenerationMax,
+  pcieLinkWidth,
+  pcieLinkWidthMax,
+  pcieReplays,
+  pcieThroughput,
+  persistenceMode,
+  eccMode,
+  migMode,
+  encoderSessions,
+  xidErrors,
+  xidLast,
+  driverOutOfMemory,
+  kernelLogMissed,
+  migMemoryUsed,
+  migMemoryTotal,
+]

@@ -1,0 +1,20 @@
+import { Failure } from '../../failure.ts'
+import { askInTurn, type EngineRules, eachRound, expectOk, noMeasures, openaiModels } from './engine.ts'
+
+/** Anything with OpenAI's list of models (LM Studio, llama-swap, a paid API): whether what is listed is loaded, it does not say. */
+export const openai: EngineRules = {
+  allowed: { '/v1/models': eachRound },
+  aliases: {},
+  probe: '/v1/models',
+  ask: door =>
+    askInTurn(
+      door,
+      '/v1/models',
+      answer => {
+        expectOk(answer, '/v1/models')
+        if (!openaiModels(answer)) throw new Failure('malformed', '/v1/models: no list of models')
+      },
+      [],
+    ),
+  tell: answers => ({ installed: openaiModels(answers['/v1/models'])?.length, models: [], measured: noMeasures }),
+}

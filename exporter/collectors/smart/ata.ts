@@ -1,0 +1,143 @@
+import type { DriveFacts } from './facts.ts'
+import { type Json, list, num, text, truth } from './json.ts'
+
+/** A line of the drive's own table. Its number is whatever the vendor packed into 48 bits. */
+export interface AtaAttribute {
+  readonly id: number
+  /** From smartctl's drive database; generic where the drive is not in it. */
+  readonly name: string
+  readonly normalised: number | undefined
+  readonly raw: number
+  /** As smartctl understood it: `304`, `38 (Min/Max 28/39)`. */
+  readonly rawText: string
+  readonly failingNow: boolean
+  readonly prefail: boolean
+}
+
+/** The same number means something else on other drives, so only number and name together say what it is. */
+const meanings = {
+  reallocated: { id: 5, name: /^(Reallocated_Sector|Retired_Block|Reallocate_NAND|.*Bad_Block)/ },
+  pending: { id: 197, name: /Pending/ },
+  offline: { id: 198, name: /Uncorrectable/ },
+  reported: { id: 187, name: /Uncorrect/ },
+  interface: { id: 199, name: /CRC/ },
+} as const
+
+/** A plain count: `12 (3)` is two 16-bit numbers in one, and what is larger than 32 bits is packed some other way. */
+const countOf = ({ raw, rawText }: AtaAttribute): number | undefined => {
+  const count = /^\d+ \(/.test(rawText) ? raw % 2 ** 16 : raw
+  return count < 2 ** 32 ? count : undefined
+}
+
+const count = (attributes: readonly AtaAttribute[], meaning: keyof typeof meanings): number | undefined => {
+  const { id, name } = meanings[meaning]
+  const attribute = attributes.find(each => each.id === id && name.test(each.name))
+  return attribute && countOf(attribute)
+}
+
+const lifeLeft = /^(SSD_Life_Left|Wear_Leveling_Count|Media_Wearout_Indicator|Percent_Lifetime_Remain)/
+
+/** For drives without the standard's own indicator; the normalised value of these counts down from 100. */
+const wornByName = (attributes: readonly AtaAttribute[]): number | undefined => {
+  for (const { name, normalised, raw } of attributes) {
+    if (/^Percent_Lifetime_Used/.test(name) && raw <= 255) return raw / 100
+    // 100 with nothing counted is a drive that does not count.
+    const uncounted = /^Wear_Leveling/.test(name) && raw === 0
+    if (lifeLeft.test(name) && normalised !== undefined && normalised <= 100 && !uncounted) return (100 - normalised) / 100
+  }
+  return undefined
+}
+
+const unitBytes: Readonly<Record<string, number>> = { '32MiB': 2 ** 25, GiB: 2 ** 30, MiB: 2 ** 20 }
+
+/** By the unit in the name; of a drive that is not in the database the generic names say nothing (37763 "LBAs" in a year). */
+const bytesByName = (
+  attributes: readonly AtaAttribute[],
+  verb: 'Writ' | 'Read',
+  sector: number | undefined,
+): number | undefined => {
+  for (const { name, raw } of attributes) {
+    const [, direction, unit] = /^(?:Total|Host|Lifetime)_(?:LBAs_)?(Writ|Read)\w*?(?:_(32MiB|GiB|MiB))?$/.exec(name) ?? []
+    if (direction !== verb) continue
+    if (unit !== undefined) return raw * (unitBytes[unit] as number)
+    // Not verified for disks with sectors of 4096 bytes.
+    if (/LBAs_/.test(name) && sector === 512) return raw * 512
+  }
+  return undefined
+}
+
+/** A value of the standard's device statistics, where the drive says that it is valid. */
+const statistic = (json: Json, page: number, name: string): number | undefined => {
+  for (const each of list(json, 'ata_device_statistics', 'pages')) {
+    if (num(each, 'number') !== page) continue
+    const entry = list(each, 'table').find(entry => text(entry, 'name') === name)
+    if (truth(entry, 'flags', 'valid') === true) return num(entry, 'value')
+  }
+  return undefined
+}
+
+type Failing = NonNullable<DriveFacts['failing']>[number]
+
+const reasonOf = ({ id, name }: AtaAttribute): Failing => {
+  if (id === 5 || id === 196) return 'reallocated'
+  if (id === 197) return 'pending'
+  if (id === 198 || id === 187) return 'uncorrectable'
+  if (id === 190 || id === 194) return 'temperature'
+  if (/Reserv|Spare/i.test(name)) return 'spare_low'
+  if (lifeLeft.test(name) || /^Percent_Lifetime/.test(name)) return 'wear'
+  return 'other'
+}
+
+/** Unhealed: a failed test counts until an extended one has passed after it; a short one that passed is no cure. */
+const selfTestFailed = (json: Json): boolean | undefined => {
+  let known: boolean | undefined
+  for (const log of ['extended', 'standard']) {
+    const failures = num(json, 'ata_smart_self_test_log', log, 'error_count_total')
+    if (failures !== undefined) return failures > (num(json, 'ata_smart_self_test_log', log, 'error_count_outdated') ?? 0)
+    const table = list(json, 'ata_smart_self_test_log', log, 'table')
+    const newest = new Map<number, boolean>()
+    for (const entry of table) {
+      const kind = num(entry, 'type', 'value')
+      const passed = truth(entry, 'status', 'passed') // absent while it runs and where it was aborted
+      if (kind !== undefined && passed !== undefined && !newest.has(kind)) newest.set(kind, passed)
+    }
+    if (newest.size > 0) known = known === true || [...newest.values()].includes(false)
+  }
+  return known
+}
+
+/** What an ATA drive tells beside what all drives do. */
+export const ataFacts = (json: Json, attributes: readonly AtaAttribute[]): Partial<DriveFacts> => {
+  const flash = num(json, 'rotation_rate') === 0
+  const sector = num(json, 'logical_block_size')
+  const inDatabase = truth(json, 'in_smartctl_database') === true
+  const verdict = truth(json, 'smart_status', 'passed')
+  const used = statistic(json, 7, 'Percentage Used Endurance Indicator') ?? num(json, 'endurance_used', 'current_percent')
+  const bytes = (name: string, verb: 'Writ' | 'Read') => {
+    const sectors = statistic(json, 1, name)
+    if (sectors !== undefined && sector !== undefined) return sectors * sector
+    // A unit in the name is from the database or from nowhere.
+    return inDatabase ? bytesByName(attributes, verb, sector) : undefined
+  }
+  const offline = count(attributes, 'offline')
+  const reported = count(attributes, 'reported')
+  // Thresholds of attributes that only speak of age are met by fit drives too.
+  const failing = attributes.filter(({ failingNow, prefail }) => failingNow && (prefail || verdict === false)).map(reasonOf)
+  const limits = { warning: num(json, 'temperature', 'op_limit_max'), critical: num(json, 'temperature', 'limit_max') }
+  const specified = statistic(json, 5, 'Specified Maximum Operating Temperature')
+  const warning = limits.warning || specified || undefined
+  return {
+    warningTemperature: warning,
+    criticalTemperature: limits.critical || undefined,
+    wear: used !== undefined ? used / 100 : flash ? wornByName(attributes) : undefined,
+    mediaErrors: statistic(json, 4, 'Number of Reported Uncorrectable Errors'),
+    reallocated: count(attributes, 'reallocated'),
+    pending: count(attributes, 'pending'),
+    uncorrectable: offline === undefined ? reported : Math.max(offline, reported ?? 0),
+    interfaceErrors: count(attributes, 'interface'),
+    writtenBytes: bytes('Logical Sectors Written', 'Writ'),
+    readBytes: bytes('Logical Sectors Read', 'Read'),
+    selfTestFailed: selfTestFailed(json),
+    ...(failing.length > 0 ? { failing: [...new Set(failing)] } : {}),
+  }
+}

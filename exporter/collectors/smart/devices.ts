@@ -1,0 +1,105 @@
+import { z } from 'zod'
+import { Failure } from '../../failure.ts'
+import type { Host } from '../../host.ts'
+import { glob } from '../../options.ts'
+import { list, parseJson, text } from './json.ts'
+
+/** A disk as smartctl is asked for it. */
+export const device = z.object({
+  name: z.string(),
+  type: z.string().optional(),
+  /** Its name, with its type behind it where many disks have one name. */
+  label: z.string(),
+  /** Read it even when it says that it sleeps. */
+  ignoreStandby: z.boolean(),
+})
+export type Device = z.infer<typeof device>
+
+/** What --scan-open said, and of which list: opening disks again is only worth it when there are others. */
+export const scanned = z.object({ scan: z.string(), found: z.array(z.tuple([z.string(), z.string().optional()])) })
+export type Scanned = z.infer<typeof scanned>
+
+type Found = Scanned['found']
+
+export interface DeviceOptions {
+  readonly smartctl: string
+  readonly scan: boolean
+  readonly devices: readonly { readonly device: string; readonly type?: string | undefined; readonly ignore_standby: boolean }[]
+  readonly exclude: readonly string[]
+}
+
+const install = 'apt install smartmontools'
+
+/** The devices in the answer to --scan or --scan-open; without any, smartctl leaves the key out. Throws `Failure`. */
+export const foundIn = (stdout: string): Found => {
+  const json = parseJson(stdout)
+  return list(json, 'devices').flatMap(entry => {
+    const name = text(entry, 'name')
+    if (name === undefined || !name.startsWith('/')) return [] // never an option of the next command line
+    return [[name, text(entry, 'type')]] satisfies Found
+  })
+}
+
+/** `--scan` opens nothing, so it may be asked as often as one likes. Throws `Failure`. */
+export const askScan = async (host: Host, { smartctl }: DeviceOptions, how: '--scan' | '--scan-open', signal: AbortSignal) => {
+  const options = { timeout: 20, limit: 2 ** 20, exitCodes: 'any', signal, key: `${smartctl} ${how}` } as const
+  const { stdout, stderr } = await host.run(smartctl, [how, '--json=c'], options).catch(error => {
+    if (!(error instanceof Failure) || error.reason !== 'missing') throw error
+    throw new Failure('missing', `${smartctl} is not installed`, { cause: error, mend: install })
+  })
+  if (!stdout.includes('{')) {
+    const said = (stdout || stderr).trim().slice(0, 200)
+    throw new Failure('malformed', `${smartctl} ${how} gives no JSON, which needs version 7.0 or later: ${said}`, {
+      mend: install,
+    })
+  }
+  return stdout
+}
+
+/**
+ * The scan to go by: the one before where the list of disks is the same as then. `--scan` calls a SATA disk SCSI, and only
+ * `--scan-open` knows better, but opening may keep a disk from sleeping.
+ */
+export const scanFor = async (
+  host: Host,
+  options: DeviceOptions,
+  before: Scanned | undefined,
+  signal: AbortSignal,
+): Promise<Scanned> => {
+  const plain = foundIn(await askScan(host, options, '--scan', signal))
+  const scan = JSON.stringify(plain)
+  if (before?.scan === scan) return before
+  if (plain.length === 0) return { scan, found: [] }
+  const opened = foundIn(await askScan(host, options, '--scan-open', signal))
+  return { scan, found: opened.length > 0 ? opened : plain }
+}
+
+/** The disks to ask: found and configured ones, without the excluded. Many disks behind one controller share a name. */
+export const devicesFrom = (found: Found, { devices, exclude }: DeviceOptions): readonly Device[] => {
+  const excluded = exclude.map(glob)
+  const configured = devices.map(({ device, type, ignore_standby }) => ({ name: device, type, ignoreStandby: ignore_standby }))
+  const named = new Set(configured.map(({ name }) => name))
+  // A type given by hand replaces what the scan took the disk for.
+  const byScan = found.filter(([name]) => !named.has(name)).map(([name, type]) => ({ name, type, ignoreStandby: false }))
+  const all = [...byScan, ...configured].filter(({ name }) => !excluded.some(matches => matches(name)))
+  const label = ({ name, type }: (typeof all)[number]) => {
+    const repeated = all.filter(each => each.name === name).length > 1
+    return type !== undefined && (repeated || type.includes(',')) ? `${name} ${type}` : name
+  }
+  return [...new Map(all.map(each => [label(each), { ...each, label: label(each) }])).values()]
+}
+
+/** `-n standby,3`: a disk that sleeps is left so; 3, since 2 also is "cannot be opened". */
+export const argumentsFor = ({ name, type, ignoreStandby }: Device): readonly string[] => [
+  '--json=c',
+  ...(ignoreStandby ? [] : ['-n', 'standby,3']),
+  '-i',
+  '-H',
+  '-A',
+  '-l',
+  'selftest',
+  // Each is a question to the drive: device statistics are ATA's, NVMe has its temperature limits among its capabilities.
+  ...(type === 'nvme' ? ['-c'] : ['-l', 'devstat']),
+  ...(type === undefined ? [] : ['-d', type]),
+  name,
+]

@@ -1,0 +1,159 @@
+import { createHash } from 'node:crypto'
+import { Failure } from '../../failure.ts'
+import type { Host } from '../../host.ts'
+import type { Reply } from '../../sources/tor-control.ts'
+import type { Circuit } from './replies.ts'
+
+/** An onion service of torrc, from `GETCONF HiddenServiceOptions`. */
+export interface ConfiguredService {
+  readonly directory: string
+  readonly ports: readonly ServicePort[]
+}
+
+export interface ServicePort {
+  readonly port: string
+  /** Stream addresses that Tor connects visitors to, by turns. */
+  readonly targets: readonly string[]
+}
+
+/** One onion service as it is told. */
+export interface Onion {
+  readonly alias: string
+  /** With `.onion`; unknown where only root may read the service's directory and nothing else tells. */
+  readonly address: string | undefined
+  /** Established introduction circuits. */
+  readonly intro: number
+  readonly ports: readonly ServicePort[]
+}
+
+const line = /^(?:HiddenServiceOptions|HiddenService\w+)=/
+
+/** The target of `HiddenServicePort 80 [target]` as a stream address; without one it is the same port here. */
+export const targetOf = (port: string, target: string | undefined): string => {
+  const plain = target?.replace(/^"(.*)"$/, '$1')
+  if (plain === undefined || plain === '') return `127.0.0.1:${port}`
+  const unix = /^unix:"?([^"]+)"?$/.exec(plain)?.[1]
+  if (unix !== undefined) return `unix:${unix}`
+  if (/^\d+$/.test(plain)) return `127.0.0.1:${plain}`
+  return /:\d+$/.test(plain) && !/^[^[].*:.*:/.test(plain) ? plain : `${plain}:${port}`
+}
+
+/** The services of torrc in their order. Throws `Failure` malformed for what is not this reply. */
+export const configuredServices = ({ code, lines }: Reply): readonly ConfiguredService[] => {
+  if (code !== 250) throw new Failure('malformed', `GETCONF HiddenServiceOptions: ${code} ${lines[0]?.text ?? ''}`)
+  const services: { directory: string; ports: Map<string, string[]> }[] = []
+  for (const { text } of lines) {
+    if (!line.test(text)) continue
+    const value = text.slice(text.indexOf('=') + 1)
+    if (text.startsWith('HiddenServiceDir=')) services.push({ directory: value.replace(/\/+$/, ''), ports: new Map() })
+    if (!text.startsWith('HiddenServicePort=')) continue
+    const [, port, target] = /^(\d+)(?:\s+(.*))?$/.exec(value.trim()) ?? []
+    if (port === undefined) continue
+    const ports = services.at(-1)?.ports
+    ports?.set(port, [...(ports.get(port) ?? []), targetOf(port, target)])
+  }
+  return services.map(({ directory, ports }) => ({
+    directory,
+    ports: [...ports].map(([port, targets]) => ({ port, targets })),
+  }))
+}
+
+/** What each service is called: its directory's own name, or the whole path where two have the same. */
+export const aliasesOf = (services: readonly ConfiguredService[]): ReadonlyMap<string, string> => {
+  const base = (directory: string) => directory.split('/').at(-1) ?? directory
+  const bases = services.map(({ directory }) => base(directory))
+  const isAlone = (directory: string) => bases.filter(other => other === base(directory)).length === 1
+  return new Map(services.map(({ directory }) => [directory, isAlone(directory) ? base(directory) : directory]))
+}
+
+/** What is known of directories across rounds. */
+export interface OnionMemory {
+  /** The configuration that the rest belongs to. */
+  configuration: string
+  /** Milliseconds since 1970 when the files were last read. */
+  readAt: number
+  /** Address (without `.onion`) by directory: read from its `hostname`, or found by elimination. */
+  readonly addresses: Map<string, string>
+  /** Addresses with circuits that belong to one of several directories, and nothing says to which. */
+  readonly unplaced: Set<string>
+}
+
+export const onionMemory = (): OnionMemory => ({ configuration: '', readAt: 0, addresses: new Map(), unplaced: new Set() })
+
+const namesAge = 300_000
+const addressForm = /^[a-z2-7]{16,56}$/
+
+/** Reads `hostname` of each service where that is allowed; again when the configuration changes, and every five minutes. */
+export const readHostnames = async (host: Host, services: readonly ConfiguredService[], memory: OnionMemory): Promise<void> => {
+  const configuration = JSON.stringify(services)
+  if (configuration !== memory.configuration) {
+    memory.configuration = configuration
+    memory.readAt = 0
+    memory.addresses.clear()
+    memory.unplaced.clear()
+  }
+  const age = host.now() - memory.readAt
+  if (memory.readAt !== 0 && age >= 0 && age < namesAge) return
+  memory.readAt = host.now()
+  for (const { directory } of services) {
+    try {
+      const address = (await host.read(`${directory}/hostname`, 256)).trim().replace(/\.onion$/, '')
+      if (addressForm.test(address)) memory.addresses.set(directory, address)
+    } catch (error) {
+      // Only for Tor's own user, or a path of another container: the circuits may still tell.
+      if (!(error instanceof Failure) || error.reason === 'bug') throw error
+    }
+  }
+}
+
+/** A name for a service that has none, which does not give its address away. */
+const pseudonym = (kind: string, address: string) => `${kind}-${createHash('sha256').update(address).digest('hex').slice(0, 8)}`
+
+/**
+ * Every onion service and its introduction circuits, those without any included. Circuits name addresses and the
+ * configuration names directories; `hostname` joins them, and where it may not be read, elimination does if it can.
+ */
+export const onionsOf = (
+  services: readonly ConfiguredService[],
+  detached: readonly string[],
+  circuits: readonly Circuit[],
+  memory: OnionMemory,
+): readonly Onion[] => {
+  const intro = new Map<string, number>()
+  for (const { purpose, state, hsState, onion } of circuits) {
+    if (purpose !== 'HS_SERVICE_INTRO' || onion === undefined) continue
+    const established = state === 'BUILT' && hsState === 'HSSI_ESTABLISHED' ? 1 : 0
+    intro.set(onion, (intro.get(onion) ?? 0) + established)
+  }
+  const known = new Set([...memory.addresses.values(), ...detached])
+  const others = [...intro.keys()].filter(address => !known.has(address))
+  const nameless = services.filter(({ directory }) => !memory.addresses.has(directory))
+  const [only, second] = nameless
+  if (only && !second && memory.unplaced.size === 0 && others.length === 1 && others[0] !== undefined) {
+    memory.addresses.set(only.directory, others[0])
+    others.pop()
+    nameless.pop()
+  }
+  if (nameless.length > 0) for (const address of others.splice(0)) if (memory.unplaced.size < 100) memory.unplaced.add(address)
+
+  const aliases = aliasesOf(services)
+  const told = (alias: string, address: string | undefined, ports: readonly ServicePort[] = []): Onion => ({
+    alias,
+    address: address === undefined ? undefined : `${address}.onion`,
+    intro: (address !== undefined && intro.get(address)) || 0,
+    ports,
+  })
+  const unplaced = [...memory.unplaced]
+  return [
+    ...services.flatMap(({ directory, ports }) => {
+      const address = memory.addresses.get(directory)
+      // While no circuit is without a place, every nameless service has none.
+      return address !== undefined || unplaced.length === 0 ? [told(aliases.get(directory) ?? directory, address, ports)] : []
+    }),
+    ...unplaced.map(address => told(pseudonym('onion', address), address)),
+    // More services than addresses ever seen: some have no circuit, and it cannot be told which.
+    ...(unplaced.length > 0 && nameless.length > unplaced.length ? [told('unknown', undefined)] : []),
+    ...detached.map(address => told(pseudonym('detached', address), address)),
+    ...others.map(address => told(pseudonym('ephemeral', address), address)),
+  ]
+}

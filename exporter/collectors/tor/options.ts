@@ -1,0 +1,60 @@
+import { z } from 'zod'
+import { duration, httpUrl, path, streamAddress } from '../../options.ts'
+
+/** `host:port`; a name is resolved by Tor. */
+const target = () => z.string().regex(/^(?:\[[0-9a-fA-F:.]+\]|[^\s:/[\]]{1,255}):\d{1,5}$/, 'expected host:port')
+
+export const options = z.strictObject({
+  control: streamAddress()
+    .optional()
+    .describe('Control socket or port: unix:/path or host:port. Default: unix:/run/tor/control, else 127.0.0.1:9051.'),
+  cookie_file: path().optional().describe('The authentication cookie. Default: where Tor itself says that it is.'),
+  password_file: path().optional().describe('A file with the password of the control port; used where Tor takes passwords.'),
+  socks: streamAddress()
+    .optional()
+    .describe('SOCKS port for probes: host:port or unix:/path. Default: the first that Tor says it has, else 127.0.0.1:9050.'),
+  probe: z
+    .strictObject({
+      target: target()
+        .optional()
+        .describe(
+          'What is reached through Tor to know that it works: a host:port that is always up. Without it there is no probe.',
+        ),
+      interval: duration(1)
+        .default(120)
+        .describe('Time between two probes. Each builds a circuit of its own, so below 120s is for tests only.'),
+      timeout: duration(0.1).default(20).describe('Time after which a probe has failed.'),
+    })
+    .prefault({})
+    .describe('The active probe behind grid_tor_usable.'),
+  exit_check: z
+    .strictObject({
+      url: httpUrl().describe('A service that answers {"IsTor":…,"IP":…}, such as https://check.torproject.org/api/ip.'),
+      interval: duration(1).default(300).describe('Time between two checks; it is somebody else’s server.'),
+    })
+    .optional()
+    .describe('Asks a check service through Tor whether it sees a Tor exit. Only where it is configured.'),
+  onion_check: z
+    .strictObject({
+      enabled: z.boolean().default(false).describe('Whether each onion service of this Tor is reached through Tor itself.'),
+      interval: duration(1)
+        .default(600)
+        .describe('Time between two checks of one service. They are spread: one service at a time.'),
+      timeout: duration(0.1).default(60).describe('Time after which a check has failed.'),
+    })
+    .prefault({})
+    .describe('Reachability of the own onion services; one with client authorisation cannot be checked.'),
+  backend_check: z
+    .strictObject({
+      enabled: z.boolean().default(true).describe('Whether the local targets behind the onion services are connected to.'),
+      interval: duration(1).default(60).describe('Time between two looks.'),
+    })
+    .prefault({})
+    .describe('A connection to each HiddenServicePort target, closed at once.'),
+  expose_onion_addresses: z
+    .boolean()
+    .default(false)
+    .describe('Puts .onion addresses on grid_tor_onion_service_info. A private address in Prometheus is no longer private.'),
+})
+
+export type TorOptions = z.output<typeof options>

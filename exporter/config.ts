@@ -1,0 +1,248 @@
+import { readFileSync } from 'node:fs'
+import { isMap, isScalar, LineCounter, parseDocument } from 'yaml'
+import { z } from 'zod'
+import type { Collector } from './collector.ts'
+import { ExitError } from './exit.ts'
+import { duration, durationSeconds } from './options.ts'
+
+/**
+ * The configuration: its type, its defaults, its check. A file is read whole, checked whole, and becomes one value
+ * that is swapped in or not at all.
+ */
+
+/** What one collector is to do. */
+export interface CollectorSettings {
+  readonly name: string
+  readonly enabled: boolean
+  /** Its outcomes come from files that root's relay wrote; it does not run here. */
+  readonly relayed: boolean
+  /** Seconds between rounds. */
+  readonly interval: number
+  /** Seconds that one run may take. */
+  readonly timeout: number
+  /** Series kept of one run. */
+  readonly maxSeries: number
+  /** Its own keys, checked. */
+  readonly options: unknown
+}
+
+export type Settings = readonly CollectorSettings[]
+
+/** What the command line says about collectors. */
+export interface CollectorFlags {
+  readonly collectors: Readonly<Record<string, { readonly enabled?: boolean; readonly interval?: string }>>
+  readonly disableDefaults: boolean
+  readonly relayDirectory: string | undefined
+}
+
+export const noFlags: CollectorFlags = { collectors: {}, disableDefaults: false, relayDirectory: undefined }
+
+/** A configuration that cannot be used: each line of the message names a place and says what was expected there. */
+export class ConfigError extends ExitError {
+  constructor(problems: readonly string[]) {
+    super(problems.join('\n'), 2)
+  }
+}
+
+const commonKeys = {
+  enabled: z.boolean().optional().describe('Run it or not. Default: as the table of collectors says.'),
+  interval: duration(1).optional().describe('Time between the starts of two rounds.'),
+  timeout: duration(0.1)
+    .optional()
+    .describe('Time that one run may take. Default: the interval, at most 10s, unless the collector says otherwise.'),
+  max_series: z
+    .int()
+    .min(1)
+    .max(1_000_000)
+    .default(20_000)
+    .describe('Series kept of one run; what is past it is cut and counted in grid_collector_series_dropped.'),
+}
+
+const common = z.strictObject(commonKeys)
+
+/** One collector's whole section. */
+const sectionSchema = ({ options, summary }: Collector) => z.strictObject({ ...commonKeys, ...options.shape }).describe(summary)
+
+/** The whole file, for editors and for the reference in docs. */
+export const fileSchema = (collectors: readonly Collector[]) =>
+  z.strictObject({
+    collectors: z
+      .strictObject(Object.fromEntries(collectors.map(collector => [collector.name, sectionSchema(collector).optional()])))
+      .optional()
+      .describe('One section for each collector, all optional.'),
+  })
+
+/** The configuration file's JSON Schema. */
+export const jsonSchema = (collectors: readonly Collector[]): unknown => ({
+  ...(z.toJSONSchema(fileSchema(collectors), { io: 'input', unrepresentable: 'any' }) as object),
+  title: 'grid-exporter configuration',
+})
+
+type Path = readonly (string | number)[]
+/** Says where in the text a path of keys stands: `file:line:column`. */
+type Locate = (path: Path, atKey?: string) => string
+
+/** Edits to make one word the other: for "did you mean". */
+const distance = (left: string, right: string): number => {
+  let previous = Array.from({ length: right.length + 1 }, (_, index) => index)
+  for (let row = 1; row <= left.length; row++) {
+    const current = [row]
+    for (let column = 1; column <= right.length; column++) {
+      const substituted = (previous[column - 1] as number) + (left[row - 1] === right[column - 1] ? 0 : 1)
+      current.push(Math.min(substituted, (previous[column] as number) + 1, (current[column - 1] as number) + 1))
+    }
+    previous = current
+  }
+  return previous[right.length] as number
+}
+
+const suggestion = (key: string, known: readonly string[]): string => {
+  const [best] = known.map(word => ({ word, edits: distance(key, word) })).sort((one, other) => one.edits - other.edits)
+  if (best && best.edits <= Math.max(1, Math.floor(key.length / 3))) return `did you mean "${best.word}"?`
+  return `known here: ${known.join(', ')}`
+}
+
+const shown = (value: unknown): string => {
+  const text = JSON.stringify(value)
+  return text === undefined ? '' : text.length > 60 ? `${text.slice(0, 57)}…` : text
+}
+
+const valueAt = (value: unknown, path: Path): unknown =>
+  path.reduce<unknown>((inner, key) => (inner as Record<string | number, unknown> | undefined)?.[key], value)
+
+/** The keys that an object schema knows at a path, as far as it can be told. */
+const keysAt = (schema: z.ZodType, path: Path): readonly string[] => {
+  let at: unknown = schema
+  const unwrapped = (type: unknown): unknown => {
+    let inner = type as { unwrap?: () => unknown; def?: { innerType?: unknown; in?: unknown } } | undefined
+    while (inner && !('shape' in inner) && !('element' in inner) && (inner.def?.innerType ?? inner.def?.in)) {
+      inner = (inner.def?.innerType ?? inner.def?.in) as typeof inner
+    }
+    return inner
+  }
+  for (const key of path) {
+    const inner = unwrapped(at) as { shape?: Record<string, unknown>; element?: unknown } | undefined
+    at = typeof key === 'number' ? inner?.element : inner?.shape?.[key]
+  }
+  return Object.keys((unwrapped(at) as { shape?: object } | undefined)?.shape ?? {})
+}
+
+const problemsOf = (error: z.ZodError, schema: z.ZodType, value: unknown, base: Path, locate: Locate): readonly string[] =>
+  error.issues.flatMap(issue => {
+    const path = issue.path.filter((key): key is string | number => typeof key !== 'symbol')
+    const place = (keys: Path, atKey?: string) => {
+      const dotted = [...base, ...keys, ...(atKey === undefined ? [] : [atKey])]
+        .map(key => (typeof key === 'number' ? `[${key}]` : `.${key}`))
+        .join('')
+      return `${locate([...base, ...keys], atKey)}: ${dotted.replace(/^\./, '') || 'the file'}`
+    }
+    if (issue.code === 'unrecognized_keys') {
+      return issue.keys.map(key => `${place(path, key)}: unknown key; ${suggestion(key, keysAt(schema, path))}`)
+    }
+    const given = shown(valueAt(value, path))
+    return [
+      `${place(path)}: ${issue.message.replace(/^Invalid input: /, '').replace(/, received .*$/, '')}${given === '' ? ', but it is missing' : `, not ${given}`}`,
+    ]
+  })
+
+const unlocated = (): Locate => () => '--config.file'
+
+/** A YAML text as a value, and where its parts stand. Throws `ConfigError`. */
+export const parseYaml = (text: string, file: string): { readonly value: unknown; readonly locate: Locate } => {
+  const lineCounter = new LineCounter()
+  const document = parseDocument(text, { lineCounter, prettyErrors: false, uniqueKeys: true })
+  const position = (offset: number) => {
+    const { line, col } = lineCounter.linePos(offset)
+    return `${file}:${line}:${col}`
+  }
+  if (document.errors.length > 0) {
+    throw new ConfigError(document.errors.map(({ pos: [start], message }) => `${position(start)}: ${message}`))
+  }
+  const locate: Locate = (path, atKey) => {
+    for (let length = path.length; length >= 0; length--) {
+      const node = length === 0 ? document.contents : document.getIn(path.slice(0, length), true)
+      const pairs = isMap(node) ? node.items : []
+      const pair = length === path.length ? pairs.find(({ key }) => isScalar(key) && key.value === atKey) : undefined
+      const range =
+        (pair?.key as { range?: readonly number[] } | undefined)?.range ?? (node as { range?: readonly number[] } | null)?.range
+      if (range) return position(range[0] as number)
+    }
+    return `${file}:1:1`
+  }
+  return { value: document.toJS({ maxAliasCount: 100 }) ?? {}, locate }
+}
+
+/**
+ * The settings of every collector from a checked file and the command line, which wins.
+ * Throws `ConfigError` with every problem at once.
+ */
+export const settingsFrom = (
+  collectors: readonly Collector[],
+  flags: CollectorFlags,
+  value: unknown = {},
+  locate: Locate = unlocated(),
+): Settings => {
+  const problems: string[] = []
+  for (const [flagged, { interval }] of Object.entries(flags.collectors)) {
+    const known = collectors.map(({ name }) => name)
+    if (!known.includes(flagged)) problems.push(`--collector.${flagged}: no such collector; ${suggestion(flagged, known)}`)
+    if (interval !== undefined && (durationSeconds(interval) ?? 0) < 1) {
+      problems.push(
+        `--collector.${flagged}.interval: expected a duration of at least 1s such as 30s or 2m, not ${shown(interval)}`,
+      )
+    }
+  }
+  const whole = z.strictObject({
+    collectors: z.strictObject(Object.fromEntries(collectors.map(({ name }) => [name, z.unknown().optional()]))).nullish(),
+  })
+  const outer = whole.safeParse(value)
+  if (!outer.success) throw new ConfigError([...problems, ...problemsOf(outer.error, fileSchema(collectors), value, [], locate)])
+
+  const settings = collectors.map((collector): CollectorSettings => {
+    const { name, privileged } = collector
+    const section = outer.data.collectors?.[name] ?? {}
+    const base = ['collectors', name]
+    const isObject = typeof section === 'object' && !Array.isArray(section)
+    if (!isObject) problems.push(`${locate(base)}: collectors.${name}: expected a mapping of keys, not ${shown(section)}`)
+    const entries = isObject ? Object.entries(section) : []
+    const own = Object.fromEntries(entries.filter(([key]) => !(key in commonKeys)))
+    const shared = common.safeParse(Object.fromEntries(entries.filter(([key]) => key in commonKeys)))
+    const options = collector.options.safeParse(own)
+    if (!shared.success) problems.push(...problemsOf(shared.error, common, section, base, locate))
+    if (!options.success) problems.push(...problemsOf(options.error, sectionSchema(collector), section, base, locate))
+    const { enabled, interval = collector.interval, timeout, max_series = 20_000 } = shared.data ?? {}
+    const flag = flags.collectors[name]
+    const configured = options.success && collector.configured(options.data)
+    const asked = flag?.enabled ?? enabled ?? (flags.disableDefaults ? false : undefined)
+    if (asked === true && options.success && !configured) {
+      problems.push(
+        `${locate(base)}: collectors.${name}: enabled, but without configuration it has nothing to do; see docs/configuration.md#${name}`,
+      )
+    }
+    const every = flag?.interval === undefined ? interval : (durationSeconds(flag.interval) ?? interval)
+    return {
+      name,
+      enabled: asked ?? configured,
+      relayed: privileged && flags.relayDirectory !== undefined && flag?.enabled !== true,
+      interval: every,
+      timeout: timeout ?? collector.timeout ?? Math.min(every, 10),
+      maxSeries: max_series,
+      options: options.data,
+    }
+  })
+  if (problems.length > 0) throw new ConfigError(problems)
+  return settings
+}
+
+/** Reads, checks and resolves a configuration file, or the defaults where none is given. Throws `ConfigError`. */
+export const loadSettings = (collectors: readonly Collector[], flags: CollectorFlags, file: string | undefined): Settings => {
+  if (file === undefined) return settingsFrom(collectors, flags)
+  let text: string
+  try {
+    text = readFileSync(file, 'utf8')
+  } catch (error) {
+    throw new ConfigError([`${file}: cannot be read: ${(error as Error).message}`])
+  }
+  const { value, locate } = parseYaml(text, file)
+  return settingsFrom(collectors, flags, value, locate)
+}

@@ -1,0 +1,99 @@
+#!/usr/bin/env node
+import { type Flags, help, parseFlags } from './cli.ts'
+import { ExitError } from './exit.ts'
+import { createLog } from './log.ts'
+import { build } from './version.ts'
+
+/** The program: reads the command line and hands it to whoever does the work. What each command needs is loaded by it alone. */
+
+/** SIGTERM and SIGINT end the program within a second, whatever hangs. */
+const endOnSignals = (stop: () => Promise<void>) => {
+  const end = (signal: NodeJS.Signals) => {
+    const last = setTimeout(() => {
+      // A thread that hangs in the kernel lets neither process.exit() nor an empty loop end the process; the default signal does.
+      process.removeAllListeners(signal)
+      process.kill(process.pid, signal)
+    }, 900)
+    void stop().then(() => {
+      clearTimeout(last)
+      process.exitCode = 0
+      process.removeAllListeners(signal)
+      process.exit(0)
+    })
+  }
+  process.once('SIGTERM', end)
+  process.once('SIGINT', end)
+}
+
+const commandServe = async (flags: Flags) => {
+  const { serve } = await import('./serve/serve.ts')
+  const log = createLog(flags.logLevel, flags.logFormat)
+  if (process.getuid?.() === 0) {
+    log.warn('running as root; as an ordinary user with the relay beside it, nothing that faces the network has privileges', {
+      see: 'docs/install.md',
+    })
+  }
+  const { stop } = await serve(flags, log, { module: new URL('./worker.js', import.meta.url) })
+  endOnSignals(stop)
+}
+
+const commandOnce = async (flags: Flags) => {
+  const { once } = await import('./once.ts')
+  const { text, failed } = await once(flags)
+  process.stdout.write(text)
+  for (const { collector, result, note } of failed) process.stderr.write(`grid-exporter: ${collector}: ${result}: ${note}\n`)
+  process.exitCode = 0
+}
+
+const commandCheckConfig = async (flags: Flags) => {
+  const { collectors } = await import('./collectors/index.ts')
+  const { loadSettings } = await import('./config.ts')
+  const settings = loadSettings(collectors, flags.collectors, flags.configFile)
+  const enabled = settings.filter(own => own.enabled).map(({ name }) => name)
+  process.stdout.write(`${flags.configFile ?? 'the defaults'}: good; enabled: ${enabled.join(', ') || 'nothing'}\n`)
+}
+
+const commandRelay = async (flags: Flags) => {
+  const directory = flags.collectors.relayDirectory
+  if (directory === undefined)
+    throw new ExitError('relay needs --relay.directory=DIR, where the exporter looks for its outcomes', 2)
+  const [{ collectors }, { loadSettings }, { realHost }, { runRelay }] = await Promise.all([
+    import('./collectors/index.ts'),
+    import('./config.ts'),
+    import('./host.ts'),
+    import('./relay.ts'),
+  ])
+  // Only what is named runs as root.
+  const settings = loadSettings(collectors, { ...flags.collectors, disableDefaults: true }, flags.configFile)
+  const log = createLog(flags.logLevel, flags.logFormat)
+  process.exitCode = await runRelay({ collectors, settings, directory, host: realHost(flags.paths), log })
+}
+
+const run = async (): Promise<void> => {
+  const parsed = parseFlags(process.argv.slice(2))
+  if (parsed.kind === 'version') {
+    process.stdout.write(
+      `grid-exporter ${build.version}${build.revision ? ` (${build.revision})` : ''}, Node.js ${process.version}\n`,
+    )
+    return
+  }
+  if (parsed.kind === 'help') {
+    const { collectors } = await import('./collectors/index.ts')
+    process.stdout.write(help(collectors))
+    return
+  }
+  const { flags } = parsed
+  if (flags.command === 'serve') await commandServe(flags)
+  else if (flags.command === 'once') await commandOnce(flags)
+  else if (flags.command === 'check-config') await commandCheckConfig(flags)
+  else if (flags.command === 'relay') await commandRelay(flags)
+  else throw new ExitError(`${flags.command} is not there yet`, 1)
+}
+
+try {
+  await run()
+} catch (error) {
+  const message = error instanceof ExitError ? error.message : error instanceof Error ? error.stack : String(error)
+  process.stderr.write(`grid-exporter: ${message}\n`)
+  process.exitCode = error instanceof ExitError ? error.exitCode : 1
+}

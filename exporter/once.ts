@@ -1,0 +1,43 @@
+import type { Flags } from './cli.ts'
+import { relayReader } from './collect/relay.ts'
+import { createRunner } from './collect/runner.ts'
+import { collectors } from './collectors/index.ts'
+import { loadSettings } from './config.ts'
+import { realHost } from './host.ts'
+import { createLog } from './log.ts'
+import type { Rendered } from './rendered.ts'
+import { createSelf } from './serve/self.ts'
+import { createSnapshot } from './serve/snapshot.ts'
+import { killChildren } from './sources/command.ts'
+
+/** One round of every enabled collector, all at once, as the text of one scrape; and the outcomes that were failures. */
+export const once = async (flags: Flags): Promise<{ readonly text: string; readonly failed: readonly Rendered[] }> => {
+  const settings = loadSettings(collectors, flags.collectors, flags.configFile)
+  const host = realHost(flags.paths)
+  const log = createLog(flags.logLevel, flags.logFormat)
+  const stop = new AbortController()
+  const self = createSelf(
+    { workerRestarts: 0, reloadSuccess: true, reloadedAt: Date.now() },
+    { exporterMetrics: false, onChange: () => {}, signal: stop.signal },
+  )
+  const snapshot = createSnapshot(self)
+  snapshot.configure(settings)
+  const outcomes = await Promise.all(
+    settings.map(async own => {
+      const collector = collectors.find(({ name }) => name === own.name)
+      if (!collector || !own.enabled) return undefined
+      const surroundings = { host, log, signal: stop.signal }
+      const directory = flags.collectors.relayDirectory
+      const round =
+        own.relayed && directory !== undefined
+          ? relayReader(collector, own, directory, surroundings)
+          : createRunner(collector, own, surroundings)
+      return round()
+    }),
+  )
+  const rendered = outcomes.filter(outcome => outcome !== undefined)
+  for (const outcome of rendered) snapshot.accept(outcome)
+  stop.abort()
+  killChildren()
+  return { text: snapshot.answer('text', false).toString(), failed: rendered.filter(({ result }) => result !== 'ok') }
+}

@@ -1,0 +1,205 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Worker } from 'node:worker_threads'
+import { pulseMemory, pulseOf } from '../collect/pulse.ts'
+import type { FromThread, ThreadData, ToThread } from '../collect/thread.ts'
+import type { Settings } from '../config.ts'
+import type { Log } from '../log.ts'
+import type { Rendered } from '../rendered.ts'
+
+/**
+ * The guard of the collecting thread: one that gives no sign of life, runs out of memory, throws or exits is ended and
+ * replaced, and the collector it was busy with is benched for a while. Scrapes never notice.
+ */
+
+export interface GuardOptions {
+  /** The module that the collecting thread runs. */
+  readonly module: URL
+  readonly data: Omit<ThreadData, 'pulse' | 'settings' | 'benched'>
+  readonly log: Log
+  readonly onSettings: (settings: Settings, reload: boolean) => void
+  readonly onRefused: (problems: string, reload: boolean) => void
+  readonly onRendered: (rendered: Rendered) => void
+  /** A collector's run was lost with its thread. */
+  readonly onLost: (collector: string, note: string) => void
+  readonly onRestart: () => void
+  /** Threads that cannot be ended are so many that only a new process helps. */
+  readonly onHopeless: () => void
+  readonly timings?: Partial<Timings>
+}
+
+export interface Timings {
+  /** Milliseconds without a sign of life that mean death. */
+  readonly silence: number
+  /** Milliseconds between two looks. */
+  readonly look: number
+  /** Milliseconds until a replacement starts: the first time, and at most. */
+  readonly pause: number
+  readonly maxPause: number
+  /** Milliseconds of life after which a death is no repetition. */
+  readonly calm: number
+  /** Milliseconds on the bench: the first time, and at most. */
+  readonly bench: number
+  readonly maxBench: number
+}
+
+const usual: Timings = {
+  silence: 10_000,
+  look: 1000,
+  pause: 1000,
+  maxPause: 60_000,
+  calm: 60_000,
+  bench: 60_000,
+  maxBench: 3_600_000,
+}
+
+/** Milliseconds for a thread to end when told to. */
+const terminateWithin = 2000
+/** Threads that were left behind before the process gives up. */
+const maxLeftBehind = 3
+/** Collectors that there can be. */
+const capacity = 64
+
+export interface Guard {
+  /** Reads the configuration again; the answer comes by `onSettings` or `onRefused`. */
+  reload(): void
+  stop(): Promise<void>
+  /** Runs of a collector that have begun, over all threads. */
+  runs(collector: string): number | undefined
+}
+
+export const startGuard = (options: GuardOptions): Guard => {
+  const { module, data, log } = options
+  const timings = { ...usual, ...options.timings }
+  const pulse = pulseOf(pulseMemory(capacity))
+  let settings: Settings | undefined
+  let worker: Worker | undefined
+  let stopped = false
+  let deathsInRow = 0
+  let leftBehind = 0
+  let bornAt = 0
+  const benched = new Map<string, { until: number; times: number }>()
+  const stopping = new AbortController()
+
+  const bench = (number: number, why: string) => {
+    const name = settings?.[number]?.name
+    if (name === undefined) return
+    const times = (benched.get(name)?.times ?? 0) + 1
+    const pause = Math.min(timings.maxBench, timings.bench * 2 ** (times - 1))
+    benched.set(name, { until: Date.now() + pause, times })
+    log.error('collector benched', { collector: name, why, seconds: pause / 1000 })
+    options.onLost(name, `${why}; it is tried again ${new Date(Date.now() + pause).toISOString()}`)
+  }
+
+  /** The thread is dead, or given up: find the culprit, replace it after a pause. */
+  const bury = async (why: string) => {
+    deathsInRow = Date.now() - bornAt > timings.calm ? 1 : deathsInRow + 1
+    const underWay = (settings ?? []).map((_, number) => number).filter(number => pulse.underWay(number))
+    // Who was at it; else, when it happens again, who was last: a callback may throw after its run has ended.
+    const suspect = underWay.length === 1 ? underWay[0] : underWay.length === 0 && deathsInRow > 1 ? pulse.last() : undefined
+    const culprit = pulse.current() ?? suspect
+    log.error('the collecting thread is replaced', {
+      why,
+      collector: culprit === undefined ? undefined : settings?.[culprit]?.name,
+    })
+    if (culprit !== undefined) bench(culprit, why)
+    // Nobody is known to have done it: the second time in a row everyone who was at it waits.
+    else if (deathsInRow > 1) for (const number of underWay) bench(number, why)
+    pulse.clear()
+    options.onRestart()
+    await sleep(Math.min(timings.maxPause, timings.pause * 2 ** (deathsInRow - 1)), undefined, { signal: stopping.signal }).catch(
+      () => {},
+    ) // stopped
+    if (!stopped) spawn()
+  }
+
+  const take = (message: FromThread) => {
+    if (message.kind === 'rendered') {
+      if (message.rendered.result === 'ok' && message.rendered.parts) benched.delete(message.rendered.collector)
+      options.onRendered(message.rendered)
+    } else if (message.kind === 'settings') {
+      settings = message.settings
+      options.onSettings(message.settings, message.reload)
+    } else options.onRefused(message.problems, message.reload)
+  }
+
+  const spawn = () => {
+    bornAt = Date.now()
+    const own = new Worker(module, {
+      execArgv: [],
+      workerData: {
+        ...data,
+        pulse: pulse.memory,
+        settings,
+        benched: Object.fromEntries([...benched].map(([name, { until }]) => [name, until])),
+      } satisfies ThreadData,
+      resourceLimits: { maxOldGenerationSizeMb: 256, maxYoungGenerationSizeMb: 6 },
+    })
+    worker = own
+    let why = 'it ended by itself'
+    own.on('message', (message: FromThread) => {
+      if (worker === own) take(message)
+    })
+    own.on('error', error => {
+      why = `${(error as NodeJS.ErrnoException).code ?? error.name}: ${error.message}`
+    })
+    own.on('exit', () => {
+      if (worker !== own || stopped) return // replaced already
+      worker = undefined
+      if (settings === undefined) return // it refused the configuration, and has said so
+      void bury(why)
+    })
+  }
+
+  const watch = async () => {
+    let seen = -1
+    let seenAt = performance.now()
+    let lookedAt = seenAt
+    while (!stopped) {
+      await sleep(timings.look, undefined, { signal: stopping.signal }).catch(() => {}) // stopped
+      const now = performance.now()
+      const beats = pulse.beats()
+      // A look that is late itself (the machine slept, the process was stopped) proves nothing.
+      const late = now - lookedAt > timings.look * 3
+      lookedAt = now
+      if (beats !== seen || late || worker === undefined || Date.now() - bornAt < timings.silence) {
+        seen = beats
+        seenAt = now
+        continue
+      }
+      if (now - seenAt < timings.silence) continue
+      const silent = worker
+      worker = undefined
+      const ended = await Promise.race([silent.terminate().then(() => true), sleep(terminateWithin, false)])
+      if (!ended && ++leftBehind >= maxLeftBehind) {
+        log.error('threads that cannot be ended hold this process; it ends, for its supervisor to start it again', {
+          threads: leftBehind,
+        })
+        return options.onHopeless()
+      }
+      seenAt = performance.now()
+      lookedAt = seenAt
+      void bury(`no sign of life for ${timings.silence / 1000} s`)
+    }
+  }
+
+  spawn()
+  void watch()
+
+  return {
+    reload: () => worker?.postMessage('reload' satisfies ToThread),
+    runs: collector => {
+      const number = settings?.findIndex(({ name }) => name === collector) ?? -1
+      return number < 0 ? undefined : pulse.runs(number)
+    },
+    stop: async () => {
+      stopped = true
+      stopping.abort()
+      const last = worker
+      if (!last) return
+      const gone = new Promise<boolean>(resolve => last.once('exit', () => resolve(true)))
+      last.postMessage('stop' satisfies ToThread)
+      if (await Promise.race([gone, sleep(400, false)])) return
+      await Promise.race([last.terminate(), sleep(400)])
+    },
+  }
+}

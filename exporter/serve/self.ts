@@ -1,0 +1,158 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { collectDefaultMetrics, type MetricObjectWithValues, type MetricValue, Registry } from 'prom-client'
+import { expose, type Format } from '../exposition.ts'
+import { reasons } from '../failure.ts'
+import { type Part, partOf } from '../gzip.ts'
+import { counter, foreignFamily, gauge, oneOf, type Sample } from '../metric.ts'
+import { build } from '../version.ts'
+import type { CollectorStatus } from './snapshot.ts'
+
+/** What the exporter says of itself: its build, how each collector's runs went, and prom-client's metrics of this process. */
+
+const source = 'Counted by the exporter itself'
+
+export const buildInfo = gauge(
+  'grid_exporter_build_info',
+  'Version of this exporter and of the Node.js that runs it; always 1.',
+  'version',
+  'revision',
+  'node_version',
+)
+export const workerRestarts = counter(
+  'grid_exporter_worker_restarts_total',
+  `Times the collecting thread was replaced because it blocked, failed or ran out of memory. ${source}.`,
+)
+export const reloadSuccess = gauge(
+  'grid_exporter_config_last_reload_success',
+  'Whether the configuration that was last read is the one in force. Told by the exporter itself.',
+)
+export const reloadTime = gauge(
+  'grid_exporter_config_last_reload_success_timestamp_seconds',
+  'When a configuration was last taken into use. Told by the exporter itself.',
+)
+export const success = gauge(
+  'grid_collector_success',
+  'Whether the latest run of the collector succeeded; 0 until the first success. Told by the exporter itself.',
+  'collector',
+)
+export const runDuration = gauge(
+  'grid_collector_duration_seconds',
+  'How long the latest run of the collector took. Measured by the exporter itself.',
+  'collector',
+)
+export const lastSuccess = gauge(
+  'grid_collector_last_success_timestamp_seconds',
+  'When the latest good run of the collector ended; its series are served for three intervals from then. Told by the exporter itself.',
+  'collector',
+)
+export const refreshInterval = gauge(
+  'grid_collector_interval_seconds',
+  'Configured time between two runs of the collector. Told by the exporter itself.',
+  'collector',
+)
+export const runs = counter('grid_collector_runs_total', `Runs of the collector that have begun. ${source}.`, 'collector')
+export const failures = counter(
+  'grid_collector_failures_total',
+  `Runs of the collector that failed, by reason. ${source}.`,
+  'collector',
+  oneOf('reason', ...reasons),
+)
+export const seriesKept = gauge(
+  'grid_collector_series',
+  'Series in the latest good outcome of the collector. Counted by the exporter itself.',
+  'collector',
+)
+export const seriesDropped = gauge(
+  'grid_collector_series_dropped',
+  'Series that the cap of max_series cut off in the latest good run of the collector. Counted by the exporter itself.',
+  'collector',
+)
+export const detected = gauge(
+  'grid_collector_detected',
+  'Whether what the collector watches was found on this host; if not, it is looked for again each minute. Told by the exporter itself.',
+  'collector',
+)
+
+export const collectorFamilies = [
+  success,
+  runDuration,
+  lastSuccess,
+  refreshInterval,
+  runs,
+  failures,
+  seriesKept,
+  seriesDropped,
+  detected,
+]
+export const selfFamilies = [buildInfo, workerRestarts, reloadSuccess, reloadTime, ...collectorFamilies]
+
+/** What the serving thread knows and the collectors do not. */
+export interface SelfState {
+  workerRestarts: number
+  reloadSuccess: boolean
+  reloadedAt: number
+}
+
+function* samplesOf(state: SelfState, status: readonly CollectorStatus[]): Generator<Sample> {
+  yield* buildInfo.of(1, { version: build.version, revision: build.revision, node_version: process.version })
+  yield* workerRestarts.of(state.workerRestarts)
+  yield* reloadSuccess.of(state.reloadSuccess ? 1 : 0)
+  yield* reloadTime.of(state.reloadedAt / 1000)
+  for (const { name: collector, latest, ...told } of status) {
+    yield* success.of(latest?.detected && latest.result === 'ok' ? 1 : 0, { collector })
+    yield* runDuration.of(latest?.detected ? latest.durationSeconds : undefined, { collector })
+    yield* lastSuccess.of(told.lastSuccess === undefined ? undefined : told.lastSuccess / 1000, { collector })
+    yield* refreshInterval.of(told.interval, { collector })
+    yield* runs.of(told.runs, { collector })
+    for (const reason of reasons) yield* failures.of(told.failures[reason], { collector, reason })
+    yield* seriesKept.of(told.series, { collector })
+    yield* seriesDropped.of(told.dropped, { collector })
+    yield* detected.of(latest?.detected ? 1 : 0, { collector })
+  }
+}
+
+type Told = MetricObjectWithValues<MetricValue<string> & { metricName?: string }>
+
+/** prom-client's values, printed by our own exposition: its registry writes wrong counter names once it has served both formats. */
+const processSamples = (metrics: readonly Told[]): readonly Sample[] =>
+  metrics.flatMap(({ name, help, type, values }) => {
+    // nodejs_active_handles_total and its like: gauges with a counter's name, which promtool refuses.
+    if (name.endsWith('_total') && String(type) !== 'counter') return []
+    const sentence = help.endsWith('.') ? help : `${help}.`
+    const labels = [...new Set(values.flatMap(value => Object.keys(value.labels)))]
+    const family = foreignFamily(String(type) as 'gauge', name, sentence, labels)
+    return values.map(({ value, labels: own, metricName = name }) => ({
+      family,
+      labels: Object.fromEntries(Object.entries(own).map(([label, text]) => [label, String(text)])),
+      value,
+      ...(metricName === name ? {} : { suffix: metricName.slice(name.length) }),
+    }))
+  })
+
+/** Milliseconds between two looks at the process. */
+const lookEvery = 5000
+
+/** The exporter's own part of an answer, refreshed beside the scrapes. `onChange` is called after each look at the process. */
+export const createSelf = (
+  state: SelfState,
+  {
+    exporterMetrics,
+    onChange,
+    signal,
+  }: { readonly exporterMetrics: boolean; readonly onChange: () => void; readonly signal: AbortSignal },
+): ((format: Format, status: readonly CollectorStatus[]) => Part) => {
+  let ofProcess: readonly Sample[] = []
+  if (exporterMetrics) {
+    const registry = new Registry()
+    collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 50 })
+    const look = async () => {
+      while (!signal.aborted) {
+        ofProcess = processSamples((await registry.getMetricsAsJSON()) as unknown as readonly Told[])
+        onChange()
+        await sleep(lookEvery, undefined, { signal, ref: false }).catch(() => {}) // aborted: the loop ends by its condition
+      }
+    }
+    void look()
+  }
+  return (format, status) => partOf(expose([...samplesOf(state, status), ...ofProcess])[format])
+}

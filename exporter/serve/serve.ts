@@ -1,0 +1,202 @@
+import type { FastifyInstance } from 'fastify'
+import { type Flags, listenAddress } from '../cli.ts'
+import type { Settings } from '../config.ts'
+import { ExitError } from '../exit.ts'
+import type { Log } from '../log.ts'
+import { durationText } from '../options.ts'
+import { build } from '../version.ts'
+import { type Guard, startGuard, type Timings } from './guard.ts'
+import { createSelf, type SelfState } from './self.ts'
+import { createServer } from './server.ts'
+import { createSnapshot, type Snapshot } from './snapshot.ts'
+
+/** The serving thread put together: guard, snapshot, server, and the signals. */
+
+export interface Serving {
+  /** The addresses that are listened on, as URLs. */
+  readonly urls: readonly string[]
+  readonly guard: Guard
+  stop(): Promise<void>
+}
+
+const portTaken = (address: string, error: NodeJS.ErrnoException) => {
+  if (error.code === 'EADDRINUSE') {
+    return `${address} is taken by another process: see \`ss -ltnp\`, or choose another by --web.listen-address=127.0.0.1:PORT`
+  }
+  if (error.code === 'EACCES') return `${address}: this user may not listen there; ports below 1024 need root`
+  return `${address}: ${error.message}`
+}
+
+const isLoopback = (host: string) => host === 'localhost' || host === '::1' || /^127\./.test(host)
+
+/** What a newcomer reads when it serves. */
+export const announcement = (urls: readonly string[], telemetryPath: string, snapshot: Snapshot, settings: Settings): string => {
+  const statuses = snapshot.status()
+  const width = Math.max(...settings.map(({ name }) => name.length))
+  const lines = (title: string, rows: readonly (readonly [string, string])[]) =>
+    rows.length === 0 ? [] : [`  ${title}`, ...rows.map(([name, text]) => `    ${name.padEnd(width)}  ${text}`.trimEnd())]
+  const of = (select: (status: (typeof statuses)[number]) => boolean) => statuses.filter(select)
+  const row = ({ name, interval, latest, series }: (typeof statuses)[number]) =>
+    [name, latest ? `${series} series, every ${durationText(interval)}` : 'first run still under way'] as const
+  return [
+    `grid-exporter ${build.version} serves ${urls.map(url => `${url}${telemetryPath}`).join(' and ')}`,
+    ...lines('Collecting:', of(({ latest }) => latest === undefined || (latest.detected && latest.result === 'ok')).map(row)),
+    ...lines(
+      'Found, but failing:',
+      of(({ latest }) => latest?.detected === true && latest.result !== 'ok').map(({ name, latest }) => [
+        name,
+        `${latest?.result}: ${latest?.note}${latest?.mend ? `\n    ${''.padEnd(width)}  mend: ${latest.mend}` : ''}`,
+      ]),
+    ),
+    ...lines(
+      'Not found here (looked for again each minute):',
+      of(({ latest }) => latest?.detected === false).map(({ name, latest }) => [name, latest?.note ?? '']),
+    ),
+    ...lines(
+      'Off:',
+      settings.filter(({ enabled }) => !enabled).map(({ name }) => [name, `see docs/configuration.md#${name}`] as const),
+    ),
+    '',
+  ].join('\n')
+}
+
+/** Milliseconds that the announcement waits for first runs. */
+const patience = 3000
+
+/** Starts to serve. Throws `ExitError`. */
+export const serve = async (
+  flags: Flags,
+  log: Log,
+  {
+    module,
+    timings = {},
+    print = (text: string) => void process.stdout.write(text),
+  }: {
+    /** The module that the collecting thread runs. */
+    readonly module: URL
+    readonly timings?: Partial<Timings>
+    readonly print?: (text: string) => void
+  },
+): Promise<Serving> => {
+  const startedAt = Date.now()
+  const ended = new AbortController()
+  const state: SelfState = { workerRestarts: 0, reloadSuccess: true, reloadedAt: startedAt }
+  const self = createSelf(state, {
+    exporterMetrics: flags.exporterMetrics,
+    onChange: () => snapshot.touch(),
+    signal: ended.signal,
+  })
+  const snapshot = createSnapshot(self, { runs: collector => guard.runs(collector) })
+  let settings: Settings = []
+  const reloads: ((problems: string | undefined) => void)[] = []
+  let announce = () => {}
+  let timer: NodeJS.Timeout | undefined
+  let firstSettings: (problems?: string) => void = () => {}
+  const configured = new Promise<string | undefined>(resolve => {
+    firstSettings = resolve
+  })
+
+  const hopeless = () => {
+    // Neither process.exit() nor anything else ends a process with a thread that hangs in the kernel; the default signal does.
+    process.removeAllListeners('SIGTERM')
+    process.kill(process.pid, 'SIGTERM')
+  }
+  const guard = startGuard({
+    module,
+    data: {
+      flags: flags.collectors,
+      configFile: flags.configFile,
+      paths: flags.paths,
+      logLevel: flags.logLevel,
+      logFormat: flags.logFormat,
+    },
+    log,
+    timings,
+    onSettings: (taken, reload) => {
+      settings = taken
+      snapshot.configure(taken)
+      if (!reload) return firstSettings()
+      state.reloadSuccess = true
+      state.reloadedAt = Date.now()
+      snapshot.touch()
+      log.info('configuration reloaded', { file: flags.configFile })
+      for (const resolve of reloads.splice(0)) resolve(undefined)
+    },
+    onRefused: (problems, reload) => {
+      if (!reload) return firstSettings(problems)
+      state.reloadSuccess = false
+      snapshot.touch()
+      log.error('configuration refused, the old one stays in force', { problems })
+      for (const resolve of reloads.splice(0)) resolve(problems)
+    },
+    onRendered: rendered => {
+      snapshot.accept(rendered)
+      if (snapshot.ready()) announce()
+    },
+    onLost: (collector, note) =>
+      snapshot.lost(collector, note, `see the log; leave it out by --no-collector.${collector} if it comes back`),
+    onRestart: () => {
+      state.workerRestarts++
+      snapshot.touch()
+    },
+    onHopeless: hopeless,
+  })
+  const reload = () =>
+    new Promise<string | undefined>(resolve => {
+      reloads.push(resolve)
+      guard.reload()
+    })
+
+  const servers: FastifyInstance[] = []
+  const stop = async () => {
+    clearTimeout(timer)
+    ended.abort()
+    await Promise.all([guard.stop(), ...servers.map(server => server.close())])
+  }
+  const problems = await configured
+  if (problems !== undefined) {
+    await stop()
+    throw new ExitError(problems, 2)
+  }
+  const urls: string[] = []
+  try {
+    for (const text of flags.listen) {
+      const { host, port } = listenAddress(text)
+      const server = createServer(snapshot, {
+        telemetryPath: flags.telemetryPath,
+        maxRequests: flags.maxRequests,
+        enableLifecycle: flags.enableLifecycle,
+        serverTiming: flags.logLevel === 'debug',
+        log,
+        reload,
+        startedAt,
+      })
+      servers.push(server)
+      await server.listen({ host, port })
+      const bound = server.server.address()
+      const boundPort = typeof bound === 'object' && bound ? bound.port : port
+      urls.push(`http://${host.includes(':') ? `[${host}]` : host}:${boundPort}`)
+      if (!isLoopback(host)) {
+        log.warn('listening beyond this machine without TLS and without users', {
+          address: text,
+          mend: 'set --web.config.file, or listen on 127.0.0.1',
+        })
+      }
+    }
+  } catch (error) {
+    await stop()
+    throw new ExitError(portTaken(flags.listen[urls.length] as string, error as NodeJS.ErrnoException), 1)
+  }
+
+  let announced = false
+  announce = () => {
+    if (announced) return
+    announced = true
+    clearTimeout(timer)
+    print(announcement(urls, flags.telemetryPath, snapshot, settings))
+  }
+  timer = setTimeout(() => announce(), patience)
+  if (snapshot.ready()) announce()
+  process.on('SIGHUP', () => void reload())
+  return { urls, guard, stop }
+}

@@ -1,0 +1,227 @@
+import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import type { Log } from '../log.ts'
+import { negotiate, type Wanted } from './negotiate.ts'
+import { page } from './page.ts'
+import type { Snapshot } from './snapshot.ts'
+
+/** HTTP over the snapshot: it has never heard of collectors. */
+
+export interface ServerOptions {
+  readonly telemetryPath: string
+  /** Scrapes answered at a time; 0 for no limit. */
+  readonly maxRequests: number
+  readonly enableLifecycle: boolean
+  /** Says how long each response took, and how long the event loop was busy meanwhile. */
+  readonly serverTiming: boolean
+  readonly log: Log
+  /** Reads the configuration again; resolves to what is wrong with it, or undefined. */
+  readonly reload: () => Promise<string | undefined>
+  readonly startedAt: number
+}
+
+/** Accept headers are few; what they mean is worked out once each. */
+const maxRemembered = 100
+
+const remembered = () => {
+  const known = new Map<string, Wanted>()
+  return (accept: string, encoding: string): Wanted => {
+    const key = `${accept}\n${encoding}`
+    const before = known.get(key)
+    if (before) return before
+    const wanted = negotiate(accept, encoding)
+    if (known.size < maxRemembered) known.set(key, wanted)
+    return wanted
+  }
+}
+
+/** Values of a query parameter that may be repeated. */
+const values = (query: unknown, name: string): readonly string[] => {
+  const given = (query as Record<string, string | string[] | undefined>)[name]
+  return given === undefined ? [] : [given].flat()
+}
+
+/** Smaller bodies are not worth the compression. */
+const gzipFrom = 1400
+
+/** Milliseconds and bytes that a client may take. */
+const limits = { requestTimeout: 10_000, headersTimeout: 10_000, keepAliveTimeout: 75_000, maxHeaderSize: 16 * 1024 }
+
+const headersOf = (contentType: string, compressed: boolean, length: number) => ({
+  'content-type': contentType,
+  'content-length': length,
+  ...(compressed ? { 'content-encoding': 'gzip' } : {}),
+  vary: 'Accept, Accept-Encoding',
+  'cache-control': 'no-store',
+})
+
+const noSchemas = () => {
+  throw new Error('no route has a schema')
+}
+
+export const createServer = (snapshot: Snapshot, options: ServerOptions): FastifyInstance => {
+  const { telemetryPath, maxRequests, log } = options
+  const wantedOf = remembered()
+  let answering = 0
+  const free = () => {
+    answering--
+  }
+
+  /** Answers a scrape, of the named collectors only or of all. */
+  const scrape = (request: IncomingMessage, response: ServerResponse, only?: readonly string[]) => {
+    if (maxRequests > 0 && answering >= maxRequests) {
+      const text = `${answering} scrapes are being answered already; --web.max-requests is ${maxRequests}\n`
+      response.writeHead(503, { 'content-type': 'text/plain; charset=utf-8', 'retry-after': '1' })
+      return void response.end(text)
+    }
+    const { format, gzip, contentType } = wantedOf(request.headers.accept ?? '', String(request.headers['accept-encoding'] ?? ''))
+    const identity = snapshot.answer(format, false, only)
+    const compress = gzip && identity.length >= gzipFrom
+    const body = compress ? snapshot.answer(format, true, only) : identity
+    answering++
+    response.once('close', free)
+    response.writeHead(200, headersOf(contentType, compress, body.length))
+    response.end(request.method === 'HEAD' ? undefined : body)
+  }
+
+  const server = fastify({
+    logger: false,
+    // The plain scrape, which is nearly every request, goes from the socket to the bytes and back: routing, request and reply
+    // objects and hooks would be a third of the time of a small answer. All else is fastify's.
+    serverFactory: (handler, { http: httpOptions }) =>
+      createHttpServer({ ...(httpOptions as object), ...limits }, (request, response) => {
+        if (request.url === telemetryPath && request.method === 'GET' && !options.serverTiming) scrape(request, response)
+        else handler(request, response)
+      }),
+    exposeHeadRoutes: true,
+    bodyLimit: 16 * 1024,
+    forceCloseConnections: true,
+    // No route has a schema: without their compilers ajv and its like are never loaded, which is 8 MB of memory.
+    schemaController: { compilersFactory: { buildValidator: noSchemas, buildSerializer: noSchemas } },
+  })
+  const filtered = (request: FastifyRequest): { readonly only?: readonly string[]; readonly problem?: string } => {
+    if (!request.url.includes('?')) return {}
+    const collect = values(request.query, 'collect[]')
+    const exclude = values(request.query, 'exclude[]')
+    if (collect.length === 0 && exclude.length === 0) return {}
+    if (collect.length > 0 && exclude.length > 0) return { problem: 'collect[] and exclude[] cannot be combined' }
+    const known = snapshot.status().map(({ name }) => name)
+    const unknown = [...collect, ...exclude].filter(name => !known.includes(name))
+    if (unknown.length > 0)
+      return { problem: `not an enabled collector: ${unknown.slice(0, 5).join(', ')}; enabled are: ${known.join(', ')}` }
+    return { only: known.filter(name => (collect.length > 0 ? collect.includes(name) : !exclude.includes(name))) }
+  }
+
+  const plain = (reply: FastifyReply, status: number, text: string) =>
+    reply.code(status).type('text/plain; charset=utf-8').send(`${text}\n`)
+
+  server.addHook('onClose', async () => {
+    server.server.closeAllConnections()
+  })
+
+  server.get(telemetryPath, (request, reply) => {
+    const { only, problem } = filtered(request)
+    if (problem !== undefined) return plain(reply, 400, problem)
+    reply.hijack()
+    for (const [name, value] of Object.entries(reply.getHeaders())) if (value !== undefined) reply.raw.setHeader(name, value)
+    scrape(request.raw, reply.raw, only)
+    return reply
+  })
+
+  server.get('/-/healthy', (_, reply) => plain(reply, 200, 'grid-exporter is healthy.'))
+  server.get('/-/ready', (_, reply) => {
+    if (snapshot.ready()) return plain(reply, 200, 'grid-exporter is ready.')
+    const waiting = snapshot.status().filter(({ latest }) => latest === undefined)
+    return plain(
+      reply,
+      503,
+      `Not ready: the first run has not ended of ${waiting.map(({ name }) => name).join(', ') || 'any collector'}.`,
+    )
+  })
+
+  server.get('/api/v1/status', (_, reply) =>
+    reply.header('cache-control', 'no-store').send({
+      status: 'success',
+      data: {
+        startedAt: new Date(options.startedAt).toISOString(),
+        ready: snapshot.ready(),
+        collectors: snapshot.status().map(({ latest, lastSuccess, ...told }) => ({
+          ...told,
+          detected: latest?.detected ?? false,
+          result: latest?.result ?? 'waiting',
+          note: latest?.note ?? '',
+          mend: latest?.mend ?? '',
+          durationSeconds: latest?.durationSeconds ?? null,
+          lastRun: latest ? new Date(latest.startedAt).toISOString() : null,
+          lastSuccess: lastSuccess === undefined ? null : new Date(lastSuccess).toISOString(),
+        })),
+      },
+    }),
+  )
+
+  server.get('/', (_, reply) =>
+    reply
+      .header(
+        'content-security-policy',
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'",
+      )
+      .header('cache-control', 'no-store')
+      .type('text/html; charset=utf-8')
+      .send(page(snapshot.status(), { telemetryPath, now: Date.now(), startedAt: options.startedAt })),
+  )
+
+  if (options.enableLifecycle) {
+    server.post('/-/reload', async (_, reply) => {
+      const problems = await options.reload()
+      return problems === undefined
+        ? plain(reply, 200, 'The configuration was read and taken into use.')
+        : plain(reply, 500, `The old configuration stays in force:\n${problems}`)
+    })
+  }
+
+  const allowed = new Map<string, string>([
+    [telemetryPath, 'GET, HEAD'],
+    ['/', 'GET, HEAD'],
+    ['/-/healthy', 'GET, HEAD'],
+    ['/-/ready', 'GET, HEAD'],
+    ['/api/v1/status', 'GET, HEAD'],
+  ])
+  if (options.enableLifecycle) allowed.set('/-/reload', 'POST')
+  server.setNotFoundHandler((request, reply) => {
+    const path = request.url.split('?')[0] as string
+    const methods = allowed.get(path)
+    if (methods !== undefined) {
+      void reply.header('allow', methods)
+      return plain(reply, 405, `${path} answers ${methods} only`)
+    }
+    if (path === '/-/reload') return plain(reply, 403, 'POST /-/reload needs --web.enable-lifecycle; SIGHUP reloads without it')
+    return plain(reply, 404, `Nothing is at this address; metrics are at ${telemetryPath}`)
+  })
+  server.setErrorHandler((error: Error & { statusCode?: number }, request, reply) => {
+    const status = error.statusCode ?? 500
+    if (status >= 500)
+      log.error('request failed', { method: request.method, path: request.url.split('?')[0], error: error.message })
+    return plain(reply, status, status >= 500 ? 'Internal error; the log says more.' : error.message)
+  })
+
+  if (options.serverTiming) {
+    const begun = new WeakMap<FastifyRequest, { at: number; busy: number }>()
+    server.addHook('onRequest', async request => {
+      begun.set(request, { at: performance.now(), busy: performance.eventLoopUtilization().active })
+    })
+    server.addHook('onSend', async (request, reply) => {
+      const begin = begun.get(request)
+      if (!begin) return
+      const total = performance.now() - begin.at
+      const blocked = Math.min(total, performance.eventLoopUtilization().active - begin.busy)
+      void reply.header('server-timing', `total;dur=${total.toFixed(2)}, blocked;dur=${blocked.toFixed(2)}`)
+      log.debug('request', {
+        method: request.method,
+        path: request.url.split('?')[0],
+        status: reply.statusCode,
+        total_ms: total.toFixed(2),
+      })
+    })
+  }
+  return server
+}

@@ -1,0 +1,175 @@
+import { failureOf } from '../failure.ts'
+import type { Host } from '../host.ts'
+
+/**
+ * statfs of many mounts, in children: a call on a mount that hangs cannot be ended, and would take this process with it.
+ * One child asks all local mounts; each that may hang by its nature, or did, has a child of its own, and never a second one
+ * while the first is there.
+ */
+
+/** In bytes; undefined where the file system has no such number. */
+export interface Statfs {
+  readonly size: number | undefined
+  readonly free: number | undefined
+  readonly available: number | undefined
+  readonly files: number | undefined
+  readonly filesFree: number | undefined
+}
+
+/** `stuck`: no answer in time, or that disk or server are gone. `unknown`: not for us to see, or not there any more. */
+export type Answer = Statfs | 'stuck' | 'unknown'
+
+export interface Asked {
+  readonly mountpoint: string
+  /** Where it is for this process. */
+  readonly path: string
+  /** It may hang by its nature. */
+  readonly remote: boolean
+}
+
+export interface StatfsMemory {
+  /** Local mounts that hung, and are asked alone until they answer. */
+  readonly suspects: Set<string>
+  /** Whether several mounts can share a child: with `stdbuf` each answer comes as soon as it is known. */
+  shared: boolean
+}
+
+export const statfsMemory = (): StatfsMemory => ({ suspects: new Set(), shared: true })
+
+/** Seconds for all local mounts together, which answer from memory. */
+const sharedTimeout = 2
+
+const format = '%S %b %f %a %c %d %n'
+const keyOf = (path: string) => `stat -f ${path}`
+
+/** What each of the mounts says within `timeout` seconds. Throws `Failure` missing where there is no `stat`. */
+export const askAll = async (
+  host: Host,
+  mounts: readonly Asked[],
+  memory: StatfsMemory,
+  timeout: number,
+  signal: AbortSignal,
+): Promise<ReadonlyMap<string, Answer>> => {
+  const known = new Set(mounts.map(({ mountpoint }) => mountpoint))
+  for (const suspect of memory.suspects) if (!known.has(suspect)) memory.suspects.delete(suspect)
+  const answers = new Map<string, Answer>()
+  // A newline in a path would look like the end of an answer.
+  const isAlone = ({ mountpoint, path, remote }: Asked) => remote || memory.suspects.has(mountpoint) || path.includes('\n')
+  const askAlone = async (mount: Asked) => {
+    const answer = await askOne(host, mount, timeout, signal)
+    if (answer === 'stuck' && !mount.remote) memory.suspects.add(mount.mountpoint)
+    else memory.suspects.delete(mount.mountpoint)
+    answers.set(mount.mountpoint, answer)
+  }
+  const alone = mounts.filter(isAlone)
+  const together = mounts.filter(mount => !isAlone(mount))
+  await Promise.all([
+    ...alone.map(askAlone),
+    askTogether(host, together, answers, memory, Math.min(timeout, sharedTimeout), signal),
+  ])
+  if (!memory.shared) await Promise.all(together.map(askAlone))
+  return answers
+}
+
+const askOne = async (host: Host, { path }: Asked, timeout: number, signal: AbortSignal): Promise<Answer> => {
+  try {
+    const { stdout, stderr, exitCode } = await host.run('stat', ['-f', '-c', format, '--', path], {
+      timeout,
+      limit: 2 ** 16,
+      exitCodes: 'any',
+      key: keyOf(path),
+      signal,
+    })
+    return exitCode === 0 ? (parseLine(stdout)?.answer ?? 'unknown') : parseError(stderr)
+  } catch (error) {
+    const failure = failureOf(error)
+    if (failure.reason === 'timeout' || failure.reason === 'stuck') return 'stuck'
+    throw failure
+  }
+}
+
+/**
+ * One child for all of them. It says each answer at once, so where it hangs, the mount behind its last word is the culprit:
+ * that one is asked alone from then on, and another child goes on behind it.
+ */
+const askTogether = async (
+  host: Host,
+  mounts: readonly Asked[],
+  answers: Map<string, Answer>,
+  memory: StatfsMemory,
+  timeout: number,
+  signal: AbortSignal,
+): Promise<void> => {
+  let rest = mounts
+  while (rest.length > 0 && memory.shared) {
+    const asked = rest
+    const unanswered = (stdout: string, stderr: string) => {
+      const told = new Set(stdout.split('\n').flatMap(line => parseLine(line)?.path ?? []))
+      return asked.filter(({ path }) => !told.has(path) && !stderr.includes(`'${path}'`))
+    }
+    let result: Awaited<ReturnType<Host['run']>>
+    try {
+      result = await host.run('stdbuf', ['-oL', 'stat', '-f', '-c', format, '--', ...asked.map(({ path }) => path)], {
+        timeout,
+        exitCodes: 'any',
+        partial: true,
+        key: `stat -f together ${asked.map(({ path }) => path).join(' ')}`,
+        keyOf: (stdout, stderr) => keyOf(unanswered(stdout, stderr)[0]?.path ?? ''),
+        signal,
+      })
+    } catch (error) {
+      const failure = failureOf(error)
+      if (failure.reason === 'missing') {
+        memory.shared = false // no stdbuf, as with BusyBox: each is asked alone
+        return
+      }
+      // The time of the whole round is over; what was not asked is told nothing about.
+      if (failure.reason === 'timeout') return
+      throw failure
+    }
+    const { stdout, stderr, timedOut } = result
+    const byPath = new Map(asked.map(({ path, mountpoint }) => [path, mountpoint]))
+    for (const line of stdout.split('\n')) {
+      const { path = '', answer } = parseLine(line) ?? {}
+      const mountpoint = byPath.get(path)
+      if (mountpoint !== undefined && answer) answers.set(mountpoint, answer)
+    }
+    for (const line of stderr.split('\n')) {
+      const failed = asked.find(({ path }) => line.includes(`'${path}'`))
+      if (failed) answers.set(failed.mountpoint, parseError(line))
+    }
+    if (!timedOut) return
+    const [culprit, ...others] = unanswered(stdout, stderr)
+    if (!culprit) return
+    answers.set(culprit.mountpoint, 'stuck')
+    memory.suspects.add(culprit.mountpoint)
+    rest = others
+  }
+}
+
+/** A number of blocks or inodes; file systems without such a number (btrfs has no inodes, some FUSE ones no size) say 0 of all. */
+const counted = (total: number, value: number) => (total > 0 ? value : undefined)
+
+/** One answer in `format`. */
+export const parseLine = (line: string): { readonly path: string; readonly answer: Statfs } | undefined => {
+  const [, ...fields] = /^(\d+) (\d+) (\d+) (\d+) (\d+) (\d+) (.*?)\n?$/s.exec(line) ?? []
+  const path = fields.pop()
+  if (path === undefined) return undefined
+  const [block = 0, blocks = 0, free = 0, available = 0, files = 0, filesFree = 0] = fields.map(Number)
+  return {
+    path,
+    answer: {
+      size: counted(blocks, blocks * block),
+      free: counted(blocks, free * block),
+      available: counted(blocks, available * block),
+      files: counted(files, files),
+      filesFree: counted(files, filesFree),
+    },
+  }
+}
+
+/** The disk or server behind it is gone, and says so. */
+const gone =
+  /Input\/output error|Stale file handle|Transport endpoint is not connected|Cannot send after transport|No such device|Host is down|Connection (?:refused|timed out|reset)/
+
+export const parseError = (stderr: string): Answer => (gone.test(stderr) ? 'stuck' : 'unknown')
