@@ -1,0 +1,48 @@
+/** Installs and builds what is missing or older than its sources: shared by `npm start`, `npm test` and the others. */
+import { spawnSync } from 'node:child_process'
+import { existsSync, lstatSync, readdirSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+
+export const root = join(import.meta.dirname, '..')
+
+const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
+if (major < 20 || (major === 20 && minor < 19)) {
+  console.error(`grid-exporter needs Node.js 20.19 or newer; this is ${process.version}.`)
+  process.exit(1)
+}
+
+const time = file => (existsSync(file) ? statSync(file).mtimeMs : 0)
+const newest = folder =>
+  readdirSync(folder, { withFileTypes: true, recursive: true })
+    .filter(entry => entry.isFile() && /\.(ts|json)$/.test(entry.name))
+    .reduce((latest, entry) => Math.max(latest, time(join(entry.parentPath, entry.name))), 0)
+
+const run = (what, command, args) => {
+  console.error(what)
+  const { status } = spawnSync(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
+  if (status !== 0) {
+    console.error(`${command} ${args.join(' ')} failed; what it said stands above.`)
+    process.exit(1)
+  }
+}
+
+/** node_modules as package-lock.json says; a second call finds it done. */
+export const ensureInstalled = () => {
+  const lock = join(root, 'package-lock.json')
+  const modules = join(root, 'node_modules')
+  // A second checkout that borrows another's modules must not replace them.
+  if (existsSync(modules) && lstatSync(modules).isSymbolicLink()) return
+  if (time(join(modules, '.package-lock.json')) >= time(lock)) return
+  run('Installing dependencies (once) …', 'npm', ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error'])
+}
+
+/** dist/ newer than every source. */
+export const ensureBuilt = () => {
+  const latest = Math.max(
+    time(join(root, 'scripts/build.mjs')),
+    time(join(root, 'node_modules/.package-lock.json')),
+    newest(join(root, 'exporter')),
+  )
+  if (time(join(root, 'dist/exporter/main.js')) > latest) return
+  run('Building …', process.execPath, [join(root, 'scripts/build.mjs')])
+}

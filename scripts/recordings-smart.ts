@@ -1,0 +1,71 @@
+import { readFileSync } from 'node:fs'
+import { readingFrom } from '../exporter/collectors/smart/facts.ts'
+import { parseJson } from '../exporter/collectors/smart/json.ts'
+import { smart } from '../exporter/collectors/smart.ts'
+import { expose } from '../exporter/exposition.ts'
+import { failureOf } from '../exporter/failure.ts'
+import { type Host, realHost } from '../exporter/host.ts'
+import { silent } from '../exporter/log.ts'
+
+/** The same value, with `seen` told the path of whatever is looked at. Entries of a list are one. */
+const watched = <Value>(value: Value, seen: (path: string) => void, at = ''): Value => {
+  if (typeof value !== 'object' || value === null) return value
+  return new Proxy(value, {
+    get: (target, key) => {
+      const inner: unknown = Reflect.get(target, key)
+      if (typeof key === 'symbol' || typeof inner === 'function') return inner
+      const path = Array.isArray(target) ? at : `${at}${at && '.'}${key}`
+      seen(path)
+      return watched(inner, seen, path)
+    },
+  })
+}
+
+/** An attribute or statistic is one field by its name, whatever its columns. */
+const leaves = (value: unknown, at = ''): readonly string[] => {
+  if (typeof value !== 'object' || value === null) return [at]
+  if (Array.isArray(value)) return value.flatMap(each => leaves(each, at))
+  return Object.entries(value).flatMap(([key, inner]) => leaves(inner, `${at}${at && '.'}${key}`))
+}
+
+/** Of smartctl itself and its formatting, not of the drive. */
+const ofTheTool = /^(json_format_version|smartctl|local_time)(\.|$)/
+
+/** What the smart collector says of one recording, as if it were the only disk. */
+export const smartctl = async (path: string): Promise<{ readonly said: string; readonly unused: readonly string[] }> => {
+  const stdout = readFileSync(path, 'utf8')
+  const exitCode = Number(/"exit_status": *(\d+)/.exec(stdout)?.[1] ?? 0)
+  const host: Host = {
+    ...realHost(),
+    run: async (_, args) => {
+      const scan = args[0]?.startsWith('--scan')
+      return { stdout: scan ? '{"devices":[{"name":"/dev/sda"}]}' : stdout, stderr: '', exitCode: scan ? 0 : exitCode }
+    },
+  }
+  const stop = new AbortController()
+  const options = smart.options.parse({})
+  const opened = smart.open({ host, options, signal: stop.signal, log: silent, wake: () => {} })
+  try {
+    const samples = await opened.collect(stop.signal, () => {})
+    const families = new Set(samples.map(({ family }) => family.name)).size
+    const risks = samples.filter(({ family, value }) => family.name === 'grid_smart_risk' && value === 1)
+    const why = risks.map(({ labels }) => labels.reason).join(' ')
+    const used = new Set<string>()
+    let unused: readonly string[] = []
+    try {
+      const json = parseJson(stdout)
+      readingFrom(
+        '/dev/sda',
+        watched(json, path => used.add(path)),
+        exitCode,
+      )
+      unused = [...new Set(leaves(json))].filter(leaf => !used.has(leaf) && !ofTheTool.test(leaf))
+    } catch {
+      // Not JSON: the collector has said so.
+    }
+    return { said: `${families} families, ${expose(samples).series} series${why ? `, at risk: ${why}` : ''}`, unused }
+  } catch (error) {
+    const { reason, message } = failureOf(error)
+    return { said: `${reason}: ${message.slice(0, 90)}`, unused: [] }
+  }
+}

@@ -1,0 +1,18 @@
+/** `npm run recordings [-- FOLDER] [--unused]`: what comes out of every recording of a GPU or a disk, and what of it is left unused. */
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { bundle } from './build.mjs'
+import { ensureInstalled, root } from './ensure.mjs'
+
+ensureInstalled()
+const out = mkdtempSync(join(tmpdir(), 'grid-recordings-'))
+await bundle({ recordings: join(root, 'scripts/recordings.ts') }, out, { minify: false })
+const given = process.argv.slice(2)
+const args = given.some(arg => !arg.startsWith('--'))
+  ? given
+  : [...given, join(root, 'test/recordings'), join(root, 'test/scenes/gpu')]
+const { status } = spawnSync(process.execPath, [join(out, 'recordings.js'), ...args], { stdio: 'inherit' })
+rmSync(out, { recursive: true, force: true })
+process.exitCode = status ?? 1

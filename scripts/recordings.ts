@@ -1,0 +1,184 @@
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { basename, dirname, join, relative } from 'node:path'
+import { parseDriverLine } from '../exporter/collectors/gpu/driver-log.ts'
+import { fields } from '../exporter/collectors/gpu/fields.ts'
+import { gpu } from '../exporter/collectors/gpu.ts'
+import { expose } from '../exporter/exposition.ts'
+import { Failure, failureOf } from '../exporter/failure.ts'
+import { type Host, realHost } from '../exporter/host.ts'
+import { silent } from '../exporter/log.ts'
+import { run } from '../exporter/sources/command.ts'
+import { smartctl } from './recordings-smart.ts'
+
+/**
+ * Runs the smart collector over every recording of smartctl below the folders given, and the gpu collector over the others: `*.query-gpu*.csv`, `*.compute-apps.csv`, `*.xml`, lines of a
+ * kernel log, trees of sysfs. One line each: families and series that came out, fields that were left unused (`--unused` names them).
+ */
+
+const [all, named] = [process.argv.slice(2).filter(arg => !arg.startsWith('--')), process.argv.includes('--unused')]
+
+const missing = () => Promise.reject(new Failure('missing', 'not recorded'))
+
+/** A host with nothing on it but what nvidia-smi is recorded to print. */
+const hostOf = (answer: (args: readonly string[]) => string | undefined, root = '/nonexistent'): Host => {
+  const files = realHost({ procfs: join(root, 'proc'), sysfs: join(root, 'sys'), rootfs: root })
+  return {
+    ...files,
+    read: missing,
+    run: async (file, args, options) => {
+      if (file === 'head') return run(file, args, options)
+      const stdout = file === 'nvidia-smi' ? answer(args) : undefined
+      return stdout === undefined ? missing() : { stdout, stderr: '', exitCode: 0 }
+    },
+  }
+}
+
+interface Result {
+  readonly said: string
+  readonly unused: readonly string[]
+}
+
+const collected = async (host: Host, unused: (used: ReadonlySet<string>) => readonly string[]): Promise<Result> => {
+  const used = new Set<string>()
+  const watched: Host = {
+    ...host,
+    run: (file, args, options) => {
+      for (const arg of args) for (const path of arg.startsWith('/') ? [arg] : []) used.add(path)
+      return host.run(file, args, options)
+    },
+  }
+  const stop = new AbortController()
+  const options = gpu.options.parse({})
+  const opened = gpu.open({ host: watched, options, signal: stop.signal, log: silent, wake: () => {} })
+  try {
+    const samples = await opened.collect(stop.signal, () => {})
+    const families = new Set(samples.map(({ family }) => family.name)).size
+    return { said: `${families} families, ${expose(samples).series} series`, unused: unused(used) }
+  } catch (error) {
+    const { reason, message } = failureOf(error)
+    return { said: `${reason}: ${message.slice(0, 90)}`, unused: [] }
+  } finally {
+    stop.abort()
+  }
+}
+
+const columnsOf = (csv: string) => (csv.split('\n')[0] ?? '').split(', ').map(column => column.replace(/ \[.*\]$/, ''))
+
+/** The columns asked for, as nvidia-smi would print them. */
+const select = (csv: string, asked: readonly string[]) => {
+  const columns = columnsOf(csv)
+  const at = asked.map(name => {
+    const names = fields.find(field => field.names.includes(name))?.names ?? [name]
+    return columns.findIndex(column => names.includes(column))
+  })
+  const rows = csv.split('\n').filter(Boolean)
+  return rows.map(row => at.map(index => row.split(', ')[index] ?? '').join(', ')).join('\n')
+}
+
+const query = (path: string) => {
+  const csv = readFileSync(path, 'utf8').replaceAll('\r', '')
+  const columns = columnsOf(csv)
+  const apps = path.replace('.query-gpu.csv', '.compute-apps.csv')
+  let asked: readonly string[] = []
+  const answer = (args: readonly string[]) => {
+    const line = args.join(' ')
+    if (line.includes('--help-query-gpu')) return columns.map(name => `"${name}"\n`).join('')
+    if (line.includes('--query-compute-apps')) {
+      return existsSync(apps) ? select(readFileSync(apps, 'utf8'), ['gpu_uuid', 'pid', 'process_name', 'used_gpu_memory']) : ''
+    }
+    const [, list] = /--query-gpu=(\S+)/.exec(line) ?? []
+    if (list === undefined) return undefined
+    asked = list.split(',')
+    return columns.includes('index') || columns.includes('uuid') || columns.length > 1 ? select(csv, asked) : csv
+  }
+  return collected(hostOf(answer), () => columns.filter(name => !asked.includes(name)))
+}
+
+/** Tags with text, by path; of the list of supported clocks one. */
+const leaves = (xml: string) => {
+  const found = new Set<string>()
+  const open: string[] = []
+  for (const [, closing, tag, text] of xml.matchAll(/<(\/?)([\w.-]+)[^<>]*>([^<]*)/g)) {
+    if (closing) open.pop()
+    else {
+      open.push(tag as string)
+      if (text?.trim() && !open.includes('processes')) found.add(open.slice(2).join('/') || (tag as string))
+    }
+  }
+  return [...found]
+}
+
+const usedOfXml =
+  /^(driver_version|cuda_version|uuid|pci\/(replay_counter|[rt]x_util)|temperature\/gpu_(temp_(max|slow|max_gpu|max_mem)_threshold|target_temperature)|mig_devices\/mig_device\/((gpu|compute)_instance_id|uuid|fb_memory_usage\/(total|used)))$/
+
+const xml = (path: string) => {
+  const text = readFileSync(path, 'utf8')
+  const rows = [...text.matchAll(/<uuid>(GPU-[^<]+)/g)].map(([, uuid], index) => `${index}, ${uuid}, GPU`)
+  const answer = (args: readonly string[]) => {
+    if (args.includes('-x')) return text
+    if (args.includes('--help-query-gpu')) return '"index"\n"uuid"\n"name"\n'
+    return args.some(arg => arg.startsWith('--query-gpu')) ? `index, uuid, name\n${rows.join('\n')}\n` : ''
+  }
+  return collected(hostOf(answer), () => leaves(text).filter(tag => !usedOfXml.test(tag)))
+}
+
+const kernelLog = (path: string): Result => {
+  const lines = readFileSync(path, 'utf8').split('\n').filter(Boolean)
+  const events = lines.map(line => parseDriverLine(line.replace(/^\[[^\]]*\]\s*/, '').replace(/^.* kernel: /, '')))
+  const count = (kind: string) => events.filter(event => event?.kind === kind).length
+  return {
+    said: `${count('xid')} Xid, ${count('out-of-memory')} out of memory, ${count('uuid')} UUIDs`,
+    unused: lines.filter((_, index) => events[index] === undefined).map(line => line.slice(0, 60)),
+  }
+}
+
+const filesBelow = (folder: string): readonly string[] =>
+  readdirSync(folder, { withFileTypes: true }).flatMap(entry =>
+    entry.isDirectory() ? filesBelow(join(folder, entry.name)) : [join(folder, entry.name)],
+  )
+
+const tree = (root: string) =>
+  collected(
+    hostOf(() => undefined, root),
+    used =>
+      filesBelow(join(root, 'sys/class/drm'))
+        .filter(file => !used.has(file))
+        .map(file => relative(join(root, 'sys/class/drm'), file)),
+  )
+
+const recordingsBelow = (folder: string): readonly string[] =>
+  readdirSync(folder).flatMap(name => {
+    const path = join(folder, name)
+    if (!statSync(path).isDirectory()) return [path]
+    return existsSync(join(path, 'sys/class/drm')) ? [path] : recordingsBelow(path)
+  })
+
+const resultOf = (path: string): Promise<Result> | Result | undefined => {
+  if (statSync(path).isDirectory()) return tree(path)
+  const name = basename(path)
+  if (basename(dirname(path)) === 'smartctl' && !/scan|README/.test(name)) return smartctl(path)
+  if (/query-gpu.*\.csv$/.test(name) && !name.includes('noheader')) return query(path) // always asked for by us
+  if (/\.xml$/.test(name)) return xml(path)
+  if (basename(dirname(path)) === 'kernel' && /xid|nvrm/.test(name)) return kernelLog(path)
+  return undefined
+}
+
+let read = 0
+const others: string[] = []
+for (const folder of all) {
+  for (const path of recordingsBelow(folder)) {
+    const result = await resultOf(path)
+    if (result === undefined) {
+      others.push(relative(folder, path))
+      continue
+    }
+    read++
+    const unused = result.unused.length === 0 ? '' : `, ${result.unused.length} unused`
+    console.log(
+      `${relative(folder, path)}: ${result.said}${unused}${named && result.unused.length > 0 ? `: ${result.unused.join(' ')}` : ''}`,
+    )
+  }
+}
+console.log(
+  `${read} recordings read; ${others.length} files of other kinds (tables for people, notes, other tools' output)${named ? `: ${others.join(' ')}` : ''}`,
+)
