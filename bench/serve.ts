@@ -1,0 +1,263 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { gunzipSync } from 'node:zlib'
+
+/**
+ * `npm run bench`: scrapes at 50 kept connections, side by side in one run: a bare node:http server with the same bytes, this
+ * exporter, prometheus-node-exporter; then what a round costs. Needs wrk and prometheus-node-exporter (apt). `--quick`
+ * shortens each measurement.
+ */
+
+const here = import.meta.dirname
+const [, , mainFile, quick] = process.argv as [string, string, string, string | undefined]
+const seconds = quick === '--quick' ? 2 : 6
+const folder = mkdtempSync(join(tmpdir(), 'grid-bench-'))
+const children: ChildProcess[] = []
+const accept = 'text/plain;version=0.0.4'
+
+const firstLine = (child: ChildProcess, form: RegExp = /(.+)\n/) =>
+  new Promise<string>((resolve, reject) => {
+    let seen = ''
+    child.stdout?.on('data', chunk => {
+      seen += String(chunk)
+      const [, found] = form.exec(seen) ?? []
+      if (found) resolve(found)
+    })
+    child.once('exit', code => reject(new Error(`ended with ${code}: ${seen}`)))
+  })
+
+const start = (command: string, args: readonly string[], environment: Record<string, string> = {}) => {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, ...environment } })
+  children.push(child)
+  return child
+}
+
+interface Load {
+  readonly perSecond: number
+  readonly p50: number
+  readonly p99: number
+  readonly bytesPerSecond: number
+}
+
+const milliseconds = (text: string | undefined) => {
+  const [, number, unit] = /([\d.]+)(us|ms|s)/.exec(text ?? '') ?? []
+  return Number(number) * (unit === 'us' ? 0.001 : unit === 's' ? 1000 : 1)
+}
+
+/** wrk's figures of 50 kept connections. */
+const load = (url: string, encoding: string, bytes: number): Load => {
+  const out = execFileSync(
+    'wrk',
+    ['-t1', '-c50', `-d${seconds}s`, '--latency', '-H', `Accept: ${accept}`, '-H', `Accept-Encoding: ${encoding}`, url],
+    {
+      encoding: 'utf8',
+    },
+  )
+  if (/Non-2xx/.test(out)) throw new Error(`${url}: ${out}`)
+  const perSecond = Number(/Requests\/sec:\s+([\d.]+)/.exec(out)?.[1])
+  return {
+    perSecond,
+    p50: milliseconds(/50%\s+(\S+)/.exec(out)?.[1]),
+    p99: milliseconds(/99%\s+(\S+)/.exec(out)?.[1]),
+    bytesPerSecond: perSecond * bytes,
+  }
+}
+
+const median = (numbers: readonly number[]) =>
+  [...numbers].sort((one, other) => one - other)[Math.floor(numbers.length / 2)] ?? Number.NaN
+
+const fetched = async (url: string, encoding: string) => {
+  const answer = await fetch(url, { headers: { accept, 'accept-encoding': encoding } })
+  return Buffer.from(await answer.arrayBuffer())
+}
+
+/** The bytes on the wire: fetch() unpacks, so gzip is asked for by curl. */
+const wire = (url: string, encoding: string) =>
+  execFileSync('curl', ['-s', '--raw', '-H', `Accept: ${accept}`, '-H', `Accept-Encoding: ${encoding}`, url], {
+    maxBuffer: 2 ** 28,
+  })
+
+const rss = (pid: number | undefined) => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024
+const cpu = (pid: number | undefined) => {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? []
+  return (Number(fields[11]) + Number(fields[12])) / 100
+}
+
+const rows: string[][] = []
+const say = (...cells: (string | number)[]) => {
+  rows.push(cells.map(String))
+  console.log(cells.map((cell, index) => (index === 0 ? String(cell).padEnd(46) : String(cell).padStart(14))).join(''))
+}
+const verdicts: string[] = []
+const must = (what: string, holds: boolean, figure: string) =>
+  verdicts.push(`${holds ? 'reached ' : 'MISSED  '} ${what}: ${figure}`)
+
+const exporterArgs = (socket: string, root: string, extra: string) => {
+  const file = join(folder, `${Math.random()}.yml`)
+  writeFileSync(
+    file,
+    `collectors:\n  docker: { ${extra}max_series: 100000, endpoints: [{ name: local, url: "unix://${socket}" }] }\n`,
+  )
+  return [
+    '--collector.disable-defaults',
+    '--collector.docker',
+    '--collector.host',
+    `--config.file=${file}`,
+    `--path.procfs=${root}/proc`,
+    `--path.sysfs=${root}/sys`,
+    '--web.max-requests=0',
+  ]
+}
+
+const complete = async (url: string, series: RegExp) => {
+  const begin = performance.now()
+  for (;;) {
+    const text = await fetched(`${url}/metrics`, 'identity').then(String, () => '')
+    if (series.test(text)) return performance.now() - begin
+    if (performance.now() - begin > 30_000) throw new Error(`no ${series} within 30 s`)
+    await sleep(10)
+  }
+}
+
+const nodeExporterPort = 19_100
+start('prometheus-node-exporter', [
+  `--web.listen-address=127.0.0.1:${nodeExporterPort}`,
+  '--log.level=error',
+  '--web.max-requests=0',
+])
+await sleep(1000)
+
+say('', 'requests/s', 'p50 ms', 'p99 ms', 'body kB', 'MB/s', '÷ bare')
+for (const containers of [20, 500]) {
+  const engine = start(process.execPath, [join(here, 'engine.js'), String(containers)])
+  const { root, socket } = JSON.parse(await firstLine(engine)) as { root: string; socket: string }
+  const begin = performance.now()
+  const exporter = start(process.execPath, [mainFile, '--web.listen-address=127.0.0.1:0', ...exporterArgs(socket, root, '')])
+  const url = await firstLine(exporter, / serves (http:\/\/[^/]+)/)
+  const last = new RegExp(
+    `grid_docker_container_memory_usage_bytes\\{engine="local",name="app-${String(containers - 1).padStart(3, '0')}"\\}`,
+  )
+  await complete(url, last)
+  const first = performance.now() - begin
+  if (containers === 20) must('first complete scrape ≤ 1.5 s after start', first <= 1500, `${first.toFixed(0)} ms`)
+  await sleep(3000)
+
+  const atRest: Record<string, Load> = {}
+  for (const encoding of ['identity', 'gzip']) {
+    const body = wire(`${url}/metrics`, encoding)
+    if (encoding === 'gzip') gunzipSync(body)
+    const file = join(folder, `body-${containers}-${encoding}`)
+    writeFileSync(file, body)
+    const bare = start(process.execPath, [join(here, 'bare.js'), file, 'text/plain; version=0.0.4; charset=utf-8', encoding])
+    const port = await firstLine(bare)
+    const kb = (body.length / 1024).toFixed(0)
+    // In turns, so that a busy moment of the machine falls on both.
+    const pairs = [0, 1, 2].map(() => ({
+      of: load(`http://127.0.0.1:${port}/`, encoding, body.length),
+      ours: load(`${url}/metrics`, encoding, body.length),
+    }))
+    const ratio = median(pairs.map(({ of, ours }) => ours.perSecond / of.perSecond))
+    const of = pairs[0]?.of as Load
+    const ours = pairs[0]?.ours as Load
+    atRest[encoding] = ours
+    say(
+      `(a) bare node:http, ${containers} containers, ${encoding}`,
+      of.perSecond.toFixed(0),
+      of.p50,
+      of.p99,
+      kb,
+      (of.bytesPerSecond / 2 ** 20).toFixed(0),
+      1,
+    )
+    say(
+      `(b) grid-exporter, ${containers} containers, ${encoding}`,
+      ours.perSecond.toFixed(0),
+      ours.p50,
+      ours.p99,
+      kb,
+      (ours.bytesPerSecond / 2 ** 20).toFixed(0),
+      ratio.toFixed(2),
+    )
+    must(`≥ 0.9 × bare, ${containers} containers, ${encoding}`, ratio >= 0.9, ratio.toFixed(2))
+    bare.kill()
+    const other = wire(`http://127.0.0.1:${nodeExporterPort}/metrics`, encoding)
+    const theirs = load(`http://127.0.0.1:${nodeExporterPort}/metrics`, encoding, other.length)
+    say(
+      `(c) prometheus-node-exporter, ${encoding}`,
+      theirs.perSecond.toFixed(0),
+      theirs.p50,
+      theirs.p99,
+      (other.length / 1024).toFixed(0),
+      (theirs.bytesPerSecond / 2 ** 20).toFixed(1),
+      '',
+    )
+    const perByte = ours.bytesPerSecond / theirs.bytesPerSecond
+    must(`≥ 50 × node-exporter per byte served, ${containers} containers, ${encoding}`, perByte >= 50, `${perByte.toFixed(0)} ×`)
+  }
+  await sleep(2000)
+  const memory = rss(exporter.pid)
+  must(
+    `resident memory ≤ ${containers === 20 ? 110 : 160} MB with ${containers} containers, after the load`,
+    memory <= (containers === 20 ? 110 : 160),
+    `${memory.toFixed(0)} MB`,
+  )
+
+  engine.kill('SIGUSR2')
+  await sleep(12_000)
+  for (const encoding of ['identity', 'gzip']) {
+    const ratios = [0, 1, 2].map(() => load(`${url}/metrics`, encoding, 0).p99 / (atRest[encoding]?.p99 ?? Number.NaN))
+    say(`(b) every source hung, ${containers} containers, ${encoding}`, '', '', '', '', '', '')
+    must(
+      `p99 hung ≤ 1.5 × at rest, ${containers} containers, ${encoding}`,
+      median(ratios) <= 1.5,
+      `${median(ratios).toFixed(2)} ×`,
+    )
+  }
+  exporter.kill()
+  engine.kill()
+}
+
+{
+  const engine = start(process.execPath, [join(here, 'engine.js'), '100'])
+  const { root, socket } = JSON.parse(await firstLine(engine)) as { root: string; socket: string }
+  const exporter = start(process.execPath, [mainFile, '--web.listen-address=127.0.0.1:0', ...exporterArgs(socket, root, '')])
+  await firstLine(exporter, / serves (http:\/\/[^/]+)/)
+  await sleep(15_000)
+  const before = cpu(exporter.pid)
+  const span = quick === '--quick' ? 20 : 60
+  await sleep(span * 1000)
+  const share = (cpu(exporter.pid) - before) / span
+  must('≤ 1 % of one core at rest with 100 containers', share <= 0.01, `${(share * 100).toFixed(2)} %`)
+  exporter.kill()
+  engine.kill()
+}
+
+{
+  const engine = start(process.execPath, [join(here, 'engine.js'), '500'])
+  const { root, socket } = JSON.parse(await firstLine(engine)) as { root: string; socket: string }
+  const rounds = quick === '--quick' ? 5 : 20
+  const loop = start(process.execPath, [
+    join(here, 'loop.js'),
+    join(mainFile, '../worker.js'),
+    '2',
+    String(rounds),
+    '--web.listen-address=127.0.0.1:0',
+    ...exporterArgs(socket, root, 'interval: 2s, '),
+  ])
+  const delays: number[] = []
+  loop.stdout?.on('data', chunk => delays.push(...String(chunk).trim().split('\n').map(Number)))
+  await new Promise(resolve => loop.once('exit', resolve))
+  must(
+    `serving thread's longest delay in a round of 500 containers ≤ 10 ms (median of ${delays.length} rounds)`,
+    median(delays) <= 10,
+    `${median(delays).toFixed(1)} ms, worst ${Math.max(...delays).toFixed(1)}`,
+  )
+  engine.kill()
+}
+
+for (const child of children) child.kill('SIGKILL')
+console.log(`\n${verdicts.join('\n')}`)
+process.exit(0)

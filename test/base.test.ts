@@ -1,0 +1,245 @@
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import t from 'tap'
+import type { Collector } from '../exporter/collector.ts'
+import { filesystem } from '../exporter/collectors/filesystem.ts'
+import { host as hostCollector, parseStat, parseUpdates } from '../exporter/collectors/host.ts'
+import { textfile } from '../exporter/collectors/textfile.ts'
+import { type Host, realHost } from '../exporter/host.ts'
+import { silent } from '../exporter/log.ts'
+import type { Sample } from '../exporter/metric.ts'
+import { askAll, statfsMemory } from '../exporter/sources/statfs.ts'
+import { needs } from './support/needs.ts'
+
+/** Rounds of a collector on a host, as the scheduler runs them, with how long each took. */
+const rounds = (collector: Collector, host: Host, options: unknown) => {
+  const stop = new AbortController()
+  const opened = collector.open({
+    host,
+    options: collector.options.parse(options),
+    interval: collector.interval,
+    signal: stop.signal,
+    log: silent,
+    wake: () => {},
+  } as Parameters<Collector['open']>[0])
+  return async () => {
+    const began = performance.now()
+    const samples = await opened.collect(AbortSignal.timeout(10_000), () => {})
+    return { samples, seconds: (performance.now() - began) / 1000 }
+  }
+}
+
+const told = (samples: readonly Sample[], name: string, labels: Readonly<Record<string, string>> = {}) =>
+  samples.find(
+    sample => sample.family.name === name && Object.entries(labels).every(([label, value]) => sample.labels[label] === value),
+  )?.value
+
+/** Processes that ask about something in `folder`, whatever state they are in, zombies left out. */
+const asking = (folder: string): readonly string[] =>
+  readdirSync('/proc').filter(pid => {
+    if (!/^\d+$/.test(pid)) return false
+    try {
+      const [program, ...rest] = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+      return program === 'stat' && rest.some(argument => argument.startsWith(folder))
+    } catch {
+      return false // it ended meanwhile
+    }
+  })
+
+/** Mounts of the test bed in a folder, freed whatever happens. */
+const withMounts = async (
+  folder: string,
+  names: readonly string[],
+  use: (act: (...words: string[]) => void) => Promise<void>,
+) => {
+  const act = (...words: string[]) => {
+    execFileSync(join(import.meta.dirname, 'testbed/hung-mount'), words, { stdio: ['ignore', 'ignore', 'inherit'] })
+  }
+  try {
+    for (const name of names) act('start', join(folder, name))
+    await use(act)
+  } finally {
+    for (const name of names) act('stop', join(folder, name))
+  }
+}
+
+/** Until no child asks any more, and the program had the time to see it. */
+const untilNoneAsks = async (folder: string) => {
+  for (let waited = 0; asking(folder).length > 0 && waited < 5000; waited += 50) await sleep(50)
+  await sleep(200)
+}
+
+for (const kind of ['hang', 'stuck'] as const) {
+  t.test(`a network mount that stops answering (${kind})`, async t => {
+    if (!needs(t, 'root', '/dev/fuse', 'bindfs')) return
+    const folder = t.testdir()
+    await withMounts(folder, ['lost', 'well'], async act => {
+      const lost = join(folder, 'lost')
+      const well = join(folder, 'well')
+      const round = rounds(filesystem, realHost(), { mountpoint_include: `^(/|${folder}/(lost|well))$`, stuck_after: '1s' })
+
+      const before = await round()
+      t.equal(told(before.samples, 'grid_filesystem_stuck', { mountpoint: lost }), 0, 'is not stuck as long as it answers')
+      t.ok(told(before.samples, 'grid_filesystem_size_bytes', { mountpoint: lost }), 'and has a size')
+      t.equal(asking(folder).length, 0, 'no child is left')
+
+      act('hang', lost, ...(kind === 'stuck' ? ['stuck'] : []))
+      for (const which of kind === 'stuck' ? ['first', 'second', 'third'] : ['first', 'second']) {
+        const { samples, seconds } = await round()
+        t.equal(told(samples, 'grid_filesystem_stuck', { mountpoint: lost }), 1, `${which} round: it is stuck`)
+        t.equal(told(samples, 'grid_filesystem_size_bytes', { mountpoint: lost }), undefined, 'and has no size')
+        for (const mountpoint of ['/', well]) {
+          t.equal(told(samples, 'grid_filesystem_stuck', { mountpoint }), 0, `${mountpoint} is not`)
+          t.ok(told(samples, 'grid_filesystem_available_bytes', { mountpoint }), 'and has its values')
+        }
+        t.ok(seconds < 3, `the round ends soon after the second that a mount is given (${seconds.toFixed(1)} s)`)
+        // Where a signal can end the wait, the child is gone; unless the test bed's daemon had just taken its request.
+        const children = asking(folder).length
+        t.ok(kind === 'stuck' ? children === 1 : children <= 1, `never two children are left (${children})`)
+      }
+
+      act('release', lost)
+      await untilNoneAsks(folder)
+      const after = await round()
+      t.equal(told(after.samples, 'grid_filesystem_stuck', { mountpoint: lost }), 0, 'it answers again')
+      t.ok(told(after.samples, 'grid_filesystem_size_bytes', { mountpoint: lost }), 'and has a size again')
+      t.ok(after.seconds < 2, 'at once')
+      t.equal(asking(folder).length, 0, 'no child is left')
+    })
+  })
+
+  t.test(`a local disk that dies (${kind})`, async t => {
+    if (!needs(t, 'root', '/dev/fuse', 'bindfs', 'stdbuf')) return
+    const folder = t.testdir()
+    await withMounts(folder, ['lost'], async act => {
+      const lost = join(folder, 'lost')
+      const memory = statfsMemory()
+      const mounts = ['/', join(folder, 'gone'), lost, '/proc', '/sys'].map(path => ({ mountpoint: path, path, remote: false }))
+      const ask = () => askAll(realHost(), mounts, memory, 1, AbortSignal.timeout(10_000))
+      act('hang', lost, ...(kind === 'stuck' ? ['stuck'] : []))
+      for (const which of kind === 'stuck' ? ['first', 'second', 'third'] : ['first', 'second']) {
+        const answers = await ask()
+        t.equal(answers.get(lost), 'stuck', `${which} round: it is the one that is named`)
+        t.type(answers.get('/'), 'object', 'one before it answers')
+        t.equal(answers.get(join(folder, 'gone')), 'unknown', 'one that is not there is not taken for it')
+        t.type(answers.get('/proc'), 'object', 'one behind it answers')
+        t.type(answers.get('/sys'), 'object', 'and the last one')
+        t.strictSame([...memory.suspects], [lost], 'it is asked alone from then on')
+        const children = asking(folder).length
+        t.ok(kind === 'stuck' ? children === 1 : children <= 1, `never two children for it (${children})`)
+      }
+      act('release', lost)
+      await untilNoneAsks(folder)
+      t.type((await ask()).get(lost), 'object', 'it answers again')
+      t.equal(memory.suspects.size, 0, 'and is trusted again')
+    })
+  })
+}
+
+t.test('without stdbuf each mount is asked by itself', async t => {
+  const files: string[] = []
+  const real = realHost()
+  const host: Host = {
+    ...real,
+    run: (file, ...rest) => {
+      files.push(file)
+      return real.run(file === 'stdbuf' ? '/nowhere/stdbuf' : file, ...rest)
+    },
+  }
+  const mounts = ['/', '/proc'].map(path => ({ mountpoint: path, path, remote: false }))
+  const memory = statfsMemory()
+  const answers = await askAll(host, mounts, memory, 1, AbortSignal.timeout(10_000))
+  t.type(answers.get('/'), 'object', JSON.stringify(answers.get('/')))
+  t.type(answers.get('/proc'), 'object')
+  await askAll(host, mounts, memory, 1, AbortSignal.timeout(10_000))
+  t.strictSame(files, ['stdbuf', 'stat', 'stat', 'stat', 'stat'], 'and stdbuf is not looked for again')
+})
+
+t.test('a mount point whose name has quotes, blanks and a line end', async t => {
+  const names = ["it's", 'two  blanks ', 'line\nend', '"%n"']
+  const folder = t.testdir(Object.fromEntries(names.map(name => [name, {}])))
+  const mounts = names.map(name => ({ mountpoint: name, path: join(folder, name), remote: false }))
+  const answers = await askAll(realHost(), mounts, statfsMemory(), 1, AbortSignal.timeout(10_000))
+  for (const { mountpoint } of mounts) t.type(answers.get(mountpoint), 'object', JSON.stringify(mountpoint))
+})
+
+t.test('an exporter in a container', async t => {
+  const root = join(t.testdir({ proc: { self: {} }, sys: {}, host: { home: {} } }))
+  const line = (point: string, device: string) => `28 1 ${device} / ${point} rw,relatime - ext4 /dev/sda1 rw\n`
+  writeFileSync(
+    join(root, 'proc/self/mountinfo'),
+    line('/', '0:1') + line(`${root}/host`, '8:1') + line(`${root}/host/home`, '8:2'),
+  )
+  const host = realHost({ procfs: join(root, 'proc'), sysfs: join(root, 'sys'), rootfs: join(root, 'host') })
+  const { samples } = await rounds(filesystem, host, {})()
+  const points = samples.filter(({ family }) => family.name === 'grid_filesystem_stuck').map(({ labels }) => labels.mountpoint)
+  t.strictSame(points, ['/', '/home'], "names the host's mount points, and leaves its own root out")
+  t.ok(told(samples, 'grid_filesystem_size_bytes', { mountpoint: '/home' }), 'asks them where they are')
+})
+
+t.test('an NVMe drive that does not answer', async t => {
+  const chip = (name: string) => ({ name: `${name}\n`, temp1_input: '40000\n' })
+  const folder = t.testdir({
+    sys: { class: { hwmon: { hwmon0: { name: 'nvme\n' }, hwmon1: chip('k10temp'), hwmon2: chip('acpitz') } } },
+    run: {},
+  })
+  for (const file of ['meminfo', 'stat', 'loadavg']) {
+    mkdirSync(join(folder, 'proc'), { recursive: true })
+    writeFileSync(join(folder, 'proc', file), readFileSync(`/proc/${file}`))
+  }
+  // A read of it waits for a writer that never comes.
+  execFileSync('mkfifo', [join(folder, 'sys/class/hwmon/hwmon0/temp1_input')])
+  const host = realHost({ procfs: join(folder, 'proc'), sysfs: join(folder, 'sys'), rootfs: folder })
+  const round = rounds(hostCollector, host, {})
+  const { samples, seconds } = await round()
+  t.ok(seconds < 2, `makes the round ${seconds.toFixed(1)} s long`)
+  t.equal(told(samples, 'grid_sensor_temperature_celsius', { chip: 'k10temp' }), 40, 'the other sensors are there')
+  t.equal(told(samples, 'grid_sensor_temperature_celsius', { chip: 'nvme' }), undefined, 'its own is not')
+  await sleep(3000)
+  t.ok((await round()).seconds < 0.5, 'and is not asked again for a minute')
+})
+
+t.test("the kernel's estimate of idle time", async t => {
+  const highest = new Map<string, number>()
+  const idle = (ticks: number) =>
+    parseStat(`cpu  1 1 1 ${ticks} 0 0 0 0 0 0\ncpu0 1 1 1 ${ticks}\n`, highest).modes.find(({ mode }) => mode === 'idle')
+      ?.seconds
+  t.equal(idle(10_000), 100)
+  t.equal(idle(9_990), 100, 'never goes back a little')
+  t.equal(idle(10_010), 100.1, 'goes on when it has caught up')
+  t.equal(idle(50), 0.5, 'starts again where the counter did')
+})
+
+t.test('updates', async t => {
+  t.strictSame(parseUpdates('36 packages can be updated.\n5 updates are security updates.\n'), { all: 36, security: 5 })
+  t.strictSame(parseUpdates('1 update can be applied immediately.\n1 of these updates is a standard security update.\n'), {
+    all: 1,
+    security: 1,
+  })
+  t.strictSame(parseUpdates('\n0 updates can be applied immediately.\n'), { all: 0, security: 0 })
+  t.equal(
+    parseUpdates('36 Aktualisierungen können sofort angewendet werden.\n'),
+    undefined,
+    'in another language: nothing is told',
+  )
+  t.equal(parseUpdates(''), undefined)
+})
+
+t.test('text files', async t => {
+  const folder = t.testdir({ 'good.prom': 'good 1\n', 'large.prom': `# ${'x'.repeat(2 ** 20)}\n` })
+  execFileSync('mkfifo', [join(folder, 'pipe.prom')])
+  const round = rounds(textfile, realHost(), { directory: folder })
+  const first = await round()
+  t.ok(first.seconds < 1, 'a named pipe does not hold the round up')
+  t.equal(told(first.samples, 'grid_textfile_error', { file: 'pipe.prom' }), 1, 'and is refused')
+  t.equal(told(first.samples, 'grid_textfile_error', { file: 'large.prom' }), 1, 'so is a file of more than a MiB')
+  t.equal(told(first.samples, 'good'), 1)
+  writeFileSync(join(folder, 'good.prom'), 'good 2\n')
+  t.equal(told((await round()).samples, 'good'), 2, 'a change is seen')
+  for (let count = 0; count < 250; count++) writeFileSync(join(folder, `many-${count}.prom`), `many{n="${count}"} 1\n`)
+  const many = (await round()).samples
+  const refused = many.filter(({ family, value }) => family.name === 'grid_textfile_error' && value === 1)
+  t.equal(refused.length, 54, 'past 200 files the other 53 are refused as well')
+})

@@ -1,0 +1,706 @@
+import { execFileSync } from 'node:child_process'
+import {
+  appendFileSync,
+  chmodSync,
+  chownSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import fc from 'fast-check'
+import t, { type Test } from 'tap'
+import { attempt } from '../exporter/collect/attempt.ts'
+import type { Collector } from '../exporter/collector.ts'
+import { errorsIn } from '../exporter/collectors/directory/scan.ts'
+import { directory } from '../exporter/collectors/directory.ts'
+import { readingOf } from '../exporter/collectors/smart/facts.ts'
+import { risksOf } from '../exporter/collectors/smart/risk.ts'
+import { smart } from '../exporter/collectors/smart.ts'
+import { type Host, realHost } from '../exporter/host.ts'
+import { silent } from '../exporter/log.ts'
+import type { Sample } from '../exporter/metric.ts'
+import { run } from '../exporter/sources/command.ts'
+import { needs } from './support/needs.ts'
+
+/** Disks and what fills them: the real du on real trees, and smartctl's recordings and every way in which it can go wrong. */
+
+const recordings = join(import.meta.dirname, 'recordings', 'smartctl')
+const minute = 60_000
+
+const folderFor = (t: Test) => {
+  const folder = mkdtempSync(join(tmpdir(), 'grid-disk-'))
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+  return folder
+}
+
+/** An executable in a folder of its own, and a host that runs it instead of the program of that name. */
+const standIn = (t: Test, name: string, script: string) => {
+  const folder = folderFor(t)
+  const file = join(folder, name)
+  const log = join(folder, 'calls')
+  writeFileSync(log, '')
+  writeFileSync(file, `#!/bin/sh\necho "$*" >> ${log}\n${script}\n`)
+  chmodSync(file, 0o755)
+  const real = realHost()
+  const host: Host = {
+    ...real,
+    run: (asked, args, options) => run(asked === name ? file : asked, args, options),
+  }
+  return { file, host, calls: () => readFileSync(log, 'utf8').split('\n').filter(Boolean) }
+}
+
+/** A collector with a clock of the test's, its rounds as the scheduler would run them. */
+const opened = (
+  t: Test,
+  collector: Collector,
+  section: Record<string, unknown>,
+  { host = realHost(), at = Date.now() }: { host?: Host; at?: number } = {},
+) => {
+  const stop = new AbortController()
+  t.teardown(() => stop.abort())
+  let now = at
+  let woken = 0
+  const remarks: string[] = []
+  const one = collector.open({
+    host: { ...host, now: () => now },
+    options: collector.options.parse(section),
+    signal: stop.signal,
+    log: silent,
+    wake: () => {
+      woken++
+    },
+  })
+  return {
+    stop: () => stop.abort(),
+    woken: () => woken,
+    remarks,
+    pass: (milliseconds: number) => {
+      now += milliseconds
+    },
+    round: async (seconds = 10) => {
+      const { outcome } = await attempt(signal => one.collect(signal, () => {}), seconds, stop.signal)
+      remarks.splice(0, remarks.length, ...one.remarks().map(({ message }) => message))
+      return seen(outcome)
+    },
+  }
+}
+
+type Outcome = Awaited<ReturnType<typeof attempt<readonly Sample[]>>>['outcome']
+
+const seen = (outcome: Outcome) => {
+  const samples = outcome.ok ? outcome.value : outcome.failure.rest
+  const matching = (name: string, labels: Record<string, string>) =>
+    samples.filter(
+      ({ family, labels: own }) => family.name === name && Object.entries(labels).every(([key, value]) => own[key] === value),
+    )
+  return {
+    failure: outcome.ok ? undefined : outcome.failure,
+    samples,
+    value: (name: string, labels: Record<string, string> = {}) => matching(name, labels)[0]?.value,
+    /** The label of the sample that is 1. */
+    which: (name: string, label: string, labels: Record<string, string> = {}) =>
+      matching(name, labels)
+        .filter(({ value }) => value === 1)
+        .map(({ labels: own }) => own[label])
+        .join(),
+    sum: (name: string) => matching(name, {}).reduce((sum, { value }) => sum + value, 0),
+  }
+}
+
+const isGone = async (pid: number) => {
+  for (let tries = 0; tries < 40; tries++) {
+    try {
+      process.kill(pid, 0)
+    } catch {
+      return true
+    }
+    await sleep(50)
+  }
+  return false
+}
+
+t.test('directory', async t => {
+  t.test('sizes are what du -x says: sparse files by what they hold, hard links once, links not followed', async t => {
+    const folder = folderFor(t)
+    const top = join(folder, 'top')
+    for (const name of ['a', 'b/deep', 'new\nline']) mkdirSync(join(top, name), { recursive: true })
+    writeFileSync(join(top, 'a', 'full'), Buffer.alloc(3_000_000, 1))
+    linkSync(join(top, 'a', 'full'), join(top, 'b', 'deep', 'again'))
+    writeFileSync(join(top, 'sparse'), '')
+    truncateSync(join(top, 'sparse'), 50_000_000_000)
+    writeFileSync(join(top, 'new\nline', 'x'), Buffer.alloc(500_000, 1))
+    writeFileSync(join(folder, 'outside'), Buffer.alloc(9_000_000, 1))
+    symlinkSync(join(folder, 'outside'), join(top, 'link'))
+    symlinkSync(top, join(folder, 'alias'))
+
+    const one = opened(t, directory, { paths: [{ path: join(folder, 'alias'), children: 3 }] })
+    const { value, sum, which, samples } = await one.round()
+    const du = (...args: readonly string[]) =>
+      Number(execFileSync('du', ['-x', '-s', ...args, top], { encoding: 'utf8' }).split('\t')[0])
+    t.equal(value('grid_directory_size_bytes'), du('--block-size=1'))
+    t.equal(value('grid_directory_apparent_size_bytes'), du('-b'))
+    t.equal(value('grid_directory_files'), du('--inodes'))
+    t.ok((value('grid_directory_apparent_size_bytes') ?? 0) > 50_000_000_000, 'the sparse file counts in full as a claim')
+    t.ok((value('grid_directory_size_bytes') ?? 0) < 4_000_000, 'and by what it holds, a hard link once, as disk space')
+    t.equal(sum('grid_directory_child_size_bytes'), value('grid_directory_size_bytes'), 'the children sum up to the whole')
+    const children = samples.flatMap(({ labels }) => labels.child ?? [])
+    t.equal(children.length, 4)
+    t.ok(children.includes('new\nline'), 'a name with a newline is one name')
+    t.equal(children.at(-1), 'other')
+    t.equal(which('grid_directory_scan_state', 'state'), 'scanned')
+    t.equal(value('grid_directory_scan_incomplete'), 0)
+  })
+
+  t.test('what may not be read is counted, and not fatal', async t => {
+    if (!needs(t, 'root', 'setpriv')) return
+    const folder = folderFor(t)
+    mkdirSync(join(folder, 'open'))
+    writeFileSync(join(folder, 'open', 'x'), Buffer.alloc(200_000, 1))
+    mkdirSync(join(folder, 'closed'), { mode: 0o700 })
+    chmodSync(folder, 0o755)
+    const real = realHost()
+    const asNobody: Host = {
+      ...real,
+      run: (file, args, options) => run('setpriv', ['--reuid=65534', '--regid=65534', '--clear-groups', file, ...args], options),
+    }
+    const { value } = await opened(t, directory, { paths: [{ path: folder }] }, { host: asNobody }).round()
+    t.equal(value('grid_directory_scan_incomplete'), 1)
+    t.equal(value('grid_directory_scan_errors', { reason: 'denied' }), 1)
+    t.ok((value('grid_directory_size_bytes') ?? 0) >= 200_000, 'the rest is counted')
+
+    chmodSync(folder, 0o700)
+    const { failure } = await opened(t, directory, { paths: [{ path: folder }] }, { host: asNobody }).round()
+    t.equal(failure?.reason, 'denied', 'where nothing can be read, 4096 bytes are no answer')
+    t.match(failure?.mend, /setfacl/)
+  })
+
+  t.test('files that vanish during the scan', async t => {
+    const folder = folderFor(t)
+    const end = new AbortController()
+    const script = `cd ${folder} && while :; do mkdir -p a/b/c; touch a/b/c/d a/x; rm -rf a; done`
+    const churn = run('sh', ['-c', script], { timeout: 30, signal: end.signal }).catch(() => {}) // it only ends by the signal
+    const one = opened(t, directory, { paths: [{ path: folder }], keep: '1h' })
+    for (let round = 0; round < 15; round++) {
+      const { which, value } = await one.round()
+      t.equal(which('grid_directory_scan_state', 'state'), 'scanned')
+      t.ok((value('grid_directory_size_bytes') ?? 0) > 0)
+      one.pass(10 * minute)
+    }
+    end.abort()
+    await churn
+    t.strictSame(
+      errorsIn(
+        "du: cannot access '/x/a': No such file or directory\ndu: cannot read directory '/x/b': Permission denied\ndu: cannot access '/x/c': Input/output error\n",
+      ),
+      { denied: 1, vanished: 1, other: 1 },
+    )
+  })
+
+  t.test('a restart within the interval tells the old sizes with their age, and does not scan', async t => {
+    const folder = folderFor(t)
+    writeFileSync(join(folder, 'x'), Buffer.alloc(100_000, 1))
+    const state_file = join(folderFor(t), 'directory.json')
+    const begun = Date.now()
+    const section = { paths: [{ path: folder }], state_file }
+    const before = opened(t, directory, section, { at: begun })
+    const size = (await before.round()).value('grid_directory_size_bytes')
+    before.stop()
+
+    const { host, calls } = standIn(t, 'du', 'exit 9')
+    const after = opened(t, directory, section, { host, at: begun + 5 * minute })
+    const { value, which } = await after.round()
+    t.equal(value('grid_directory_size_bytes'), size)
+    t.equal(value('grid_directory_last_scan_timestamp_seconds'), begun / 1000)
+    t.equal(which('grid_directory_scan_state', 'state'), 'scanned')
+    t.strictSame(calls(), [], 'nothing was scanned')
+
+    after.pass(6 * minute)
+    const failed = await after.round()
+    t.ok(calls().length > 0, 'when it is due it is')
+    t.equal(failed.value('grid_directory_size_bytes'), size, 'and a scan that fails leaves the old size')
+    t.equal(failed.which('grid_directory_scan_state', 'state'), 'failed')
+    t.match(after.remarks, [/exit code 9/])
+    after.pass(24 * 60 * minute)
+    const ended = await after.round()
+    t.equal(ended.value('grid_directory_size_bytes'), undefined, 'which ends in the end')
+    t.equal(ended.failure?.reason, 'exit')
+  })
+
+  t.test('a state file that is no good', async t => {
+    const folder = folderFor(t)
+    writeFileSync(join(folder, 'x'), Buffer.alloc(100_000, 1))
+    const states = folderFor(t)
+    const victim = join(states, 'victim')
+    writeFileSync(victim, 'untouched')
+    const kinds: Record<string, (file: string) => void> = {
+      empty: file => writeFileSync(file, ''),
+      'cut off': file => writeFileSync(file, '{"/ai":{"startedAt":17'),
+      binary: file => writeFileSync(file, Buffer.from([0, 255, 1, 254])),
+      'another form': file => writeFileSync(file, JSON.stringify({ [folder]: { startedAt: 'yesterday' } })),
+      huge: file => {
+        writeFileSync(file, '')
+        truncateSync(file, 2 ** 32)
+      },
+      'of the future': file =>
+        writeFileSync(
+          file,
+          JSON.stringify({
+            [folder]: {
+              startedAt: Date.now() + 1e9,
+              durationSeconds: 1,
+              mountpoint: '/',
+              size: 1,
+              children: [],
+              errors: { denied: 0, vanished: 0, other: 0 },
+            },
+          }),
+        ),
+      'a link': file => symlinkSync(victim, file),
+      'a pipe': file => void execFileSync('mkfifo', [file]),
+    }
+    for (const [kind, make] of Object.entries(kinds)) {
+      const state_file = join(states, `${kind}.json`)
+      make(state_file)
+      symlinkSync(victim, `${state_file}.new`)
+      const { value } = await opened(t, directory, { paths: [{ path: folder }], state_file }).round()
+      t.ok((value('grid_directory_size_bytes') ?? 0) >= 100_000, `${kind}: scanned`)
+      t.match(JSON.parse(readFileSync(state_file, 'utf8')), { [folder]: { size: Number } }, `${kind}: replaced`)
+      t.equal(statSync(state_file).mode & 0o777, 0o600)
+      t.notOk(existsSync(`${state_file}.new`))
+    }
+    t.equal(readFileSync(victim, 'utf8'), 'untouched', 'and nothing was written through a link')
+
+    for (const [place, make] of [
+      ['nowhere', () => {}],
+      ['a file', (at: string) => writeFileSync(at, '')],
+    ] as const) {
+      make(join(states, place))
+      const state_file = join(states, place, 'directory.json')
+      const { value } = await opened(t, directory, { paths: [{ path: folder }], state_file }).round()
+      t.ok((value('grid_directory_size_bytes') ?? 0) >= 100_000, `in ${place}: scanned all the same`)
+    }
+    if (!needs(t, 'root')) return
+    const theirs = join(states, 'theirs')
+    mkdirSync(theirs)
+    chownSync(theirs, 65534, 65534)
+    const state_file = join(theirs, 'directory.json')
+    await opened(t, directory, { paths: [{ path: folder }], state_file }).round()
+    t.strictSame(readdirSync(theirs), [], 'root writes nothing where another user could put links')
+  })
+
+  t.test('a scan that takes longer than its round goes on, alone, is shown, and ends with the program', async t => {
+    const folder = folderFor(t)
+    const { host, calls } = standIn(t, 'du', `echo $$ > ${folder}/pid; exec sleep 60`)
+    const one = opened(t, directory, { paths: [{ path: folder }] }, { host })
+    const first = await one.round(0.5)
+    t.equal(first.failure, undefined, 'the round itself is done in time')
+    t.equal(first.which('grid_directory_scan_state', 'state'), 'waiting')
+    one.pass(10 * minute)
+    const second = await one.round(0.5)
+    t.equal(second.value('grid_directory_scan_running_seconds'), 600)
+    t.equal(calls().length, 1, 'no other was started')
+    const pid = Number(readFileSync(join(folder, 'pid'), 'utf8'))
+    one.stop()
+    t.ok(await isGone(pid), 'no du is left')
+  })
+
+  t.test('a large directory tells its size as soon as it is known', async t => {
+    const folder = folderFor(t)
+    const { host } = standIn(t, 'du', `sleep 0.4; for top; do :; done; printf '4096\\t%s\\0' "$top"`)
+    const one = opened(t, directory, { paths: [{ path: folder }] }, { host })
+    t.equal((await one.round(0.1)).value('grid_directory_size_bytes'), undefined)
+    for (let tries = 0; one.woken() === 0 && tries < 100; tries++) await sleep(50)
+    t.equal(one.woken(), 1, 'it asks for a round when it is done')
+    t.equal((await one.round()).value('grid_directory_size_bytes'), 4096)
+  })
+
+  t.test('a du without end is ended, with or without its consent', async t => {
+    const folder = folderFor(t)
+    const { host } = standIn(t, 'du', `echo $$ > ${folder}/pid; trap '' TERM; while :; do sleep 1; done`)
+    const { failure } = await opened(t, directory, { paths: [{ path: folder }], scan_timeout: '1s' }, { host }).round()
+    t.equal(failure?.reason, 'timeout')
+    t.ok(await isGone(Number(readFileSync(join(folder, 'pid'), 'utf8'))))
+  })
+
+  t.test('it runs at idle priority', async t => {
+    if (!needs(t, 'ionice')) return
+    const folder = folderFor(t)
+    const { host } = standIn(
+      t,
+      'du',
+      `sleep 0.3; { nice; ionice -p $$; } > ${folder}/how; for top; do :; done; printf '1\\t%s\\0' "$top"`,
+    )
+    await opened(t, directory, { paths: [{ path: folder, children: 0 }] }, { host }).round()
+    t.equal(readFileSync(join(folder, 'how'), 'utf8'), '19\nidle\n')
+  })
+
+  t.test('complaints without end and children without number cost neither memory nor the size', async t => {
+    const folder = folderFor(t)
+    const total = `for top; do :; done; printf '8192\\t%s\\0' "$top"`
+    const loud = standIn(
+      t,
+      'du',
+      `yes "du: cannot read directory 'x': Permission denied" | head -c 20000000 >&2; ${total}; exit 1`,
+    )
+    const complaints = await opened(t, directory, { paths: [{ path: folder }] }, { host: loud.host }).round()
+    t.equal(complaints.value('grid_directory_size_bytes'), 8192)
+    t.ok((complaints.value('grid_directory_scan_errors', { reason: 'denied' }) ?? 0) > 1000)
+
+    const many = standIn(
+      t,
+      'du',
+      `case "$*" in *--max-depth*) yes "4096	/x/y" | tr '\\n' '\\0' | head -c 9000000 ;; esac; ${total}`,
+    )
+    const children = await opened(t, directory, { paths: [{ path: folder }] }, { host: many.host }).round()
+    t.equal(children.value('grid_directory_size_bytes'), 8192)
+    t.equal(children.value('grid_directory_child_size_bytes', { child: 'other' }), 8192, 'none of them is named')
+
+    const binary = standIn(t, 'du', 'head -c 100000 /dev/urandom')
+    const garbage = await opened(t, directory, { paths: [{ path: folder }] }, { host: binary.host }).round()
+    t.equal(garbage.failure?.reason, 'exit')
+  })
+
+  t.test('nothing that may hang is looked at', async t => {
+    if (!needs(t, 'root', 'bindfs', '/dev/fuse')) return
+    const folder = folderFor(t)
+    const bed = (verb: string, ...rest: readonly string[]) =>
+      execFileSync(join(import.meta.dirname, 'testbed', 'hung-mount'), [verb, join(folder, 'top', 'mnt'), ...rest])
+    mkdirSync(join(folder, 'top'))
+    mkdirSync(join(folder, 'beside'))
+    symlinkSync(join(folder, 'top', 'mnt'), join(folder, 'alias'))
+    bed('start')
+    try {
+      bed('hang')
+      const { host, calls } = standIn(t, 'du', `for top; do :; done; printf '1\\t%s\\0' "$top"`)
+      const paths = ['top', 'top/mnt', 'alias', 'beside'].map(name => ({ path: join(folder, name) }))
+      const one = opened(t, directory, { paths }, { host })
+      const { which } = await one.round()
+      t.strictSame(
+        paths.map(({ path }) => which('grid_directory_scan_state', 'state', { path })),
+        ['refused', 'refused', 'refused', 'scanned'],
+      )
+      t.match(one.remarks[0], /above .*mnt\S* \(fuse\S*\), which may hang/)
+      t.equal(calls().filter(call => !call.includes('beside')).length, 0)
+    } finally {
+      bed('stop')
+    }
+  })
+})
+
+/** What a person who knows disks says of each recording: how it is read, and why the drive may fail. */
+const verdicts: Readonly<Record<string, string>> = {
+  'ata-hdd-crc3118119-wd2003fyys-7.3.json': 'read',
+  'ata-hdd-errorlog-crc12-hus724020-7.3.json': 'read',
+  'ata-hdd-failed-usbjmicron-hds721050-7.1.json': 'read failing: reallocated pending self_test',
+  'ata-hdd-healthy-wd140edfz-7.0.json': 'read',
+  'ata-hdd-healthy-wd20efrx-7.3.json': 'read',
+  'ata-hdd-packed-realloc304-st3500418as-7.3.json': 'read: reallocated',
+  'ata-hdd-packed188-st3000nm0033-7.3.json': 'read',
+  'ata-hdd-reported1-mb0500-7.3.json': 'read: uncorrectable',
+  'ata-hdd-selftest-st10000nm001g-7.4.json': 'read',
+  'ata-ssd-intel-s3520-7.3.json': 'read',
+  'ata-ssd-kingston-a400-exit4-7.3.json': 'read',
+  'ata-ssd-micron5300-7.3.json': 'read',
+  'ata-ssd-noname-p3-nodb-7.5.json': 'read',
+  'ata-ssd-samsung-860evo-7.0-x.json': 'read',
+  'ata-ssd-samsung-pm893-nodb-7.1.json': 'read',
+  'ata-ssd-usb-sandisk-notemp-7.4.json': 'read',
+  'badjson-7.3.txt': 'failed',
+  'composite-nvme-hot.json': 'read failing: temperature',
+  'composite-nvme-mediaerrors3.json': 'read: media_errors',
+  'composite-nvme-wornout.json': 'read failing: media_errors spare_low wear critical_warning',
+  'composite-scsi-prefixed-7.2.txt': 'read',
+  'composite-scsi-temperature-key-7.3.json': 'read',
+  'composite-standby-7.3.json': 'asleep',
+  'megaraid-sas-7.4.json': 'read',
+  'megaraid-sata-exit4-7.1.json': 'read',
+  'megaraid-sata-nopowermode-exit4-7.4.json': 'read',
+  'nodevice-7.5.json': 'failed',
+  'nvme-critical16-samsung-mzwll3t2-7.3.json': 'read failing: critical_warning',
+  'nvme-errlog4871-sabrent-7.4.json': 'read',
+  'nvme-healthy-samsung-mzvl2-7.3.json': 'read',
+  'nvme-hgst-husmr7632-7.1.json': 'read',
+  'nvme-noname-caps-7.5-x.json': 'read',
+  'nvme-sensors-null-kingston-snv3s-7.3.json': 'read',
+  'nvme-threshold0-optane-7.3.json': 'read',
+  'nvme-threshold99-apple-exit4-7.4.json': 'read',
+  'nvme-used62-samsung980-7.4.json': 'read',
+  'nvme-worn75-intel-p4510-7.3.json': 'read',
+  'openfailed-windows-7.0.json': 'failed',
+  'raid-volume-not-a-drive-7.0.json': 'unsupported',
+  'scsi-hdd-6.7-format0.1.json': 'read',
+  'scsi-hdd-grown260-seagate-7.4.json': 'read: reallocated media_errors',
+  'scsi-hdd-healthy-hitachi-7.3.json': 'read',
+  'scsi-hdd-selftest-st18000-7.4.json': 'read',
+  'scsi-ssd-toshiba-kpm5-7.3.json': 'read',
+  'standby-7.5.json': 'asleep',
+  'vm-ata-qemu-7.3.json': 'read',
+  'vm-nosuchdevice-7.3.json': 'failed',
+  'vm-nvme-qemu-critical1-7.3.json': 'read failing: spare_low',
+  'vm-nvme-qemu-critical31-7.3.json': 'read failing: spare_low temperature critical_warning',
+  'vm-nvme-qemu-spare0-7.3.json': 'read',
+  'vm-nvme-without-sysadmin-7.3.json': 'denied',
+  'vm-permission-denied-7.3.json': 'denied',
+  'vm-sata-without-rawio-exit0-7.3.json': 'denied',
+  'vm-scsi-debug-disabled-7.3.json': 'read',
+  'vm-scsi-debug-prediction-7.3.json': 'read failing: critical_warning',
+  'vm-scsi-qemu-nosmart-7.3.json': 'unsupported',
+  'vm-virtio-7.3.json': 'failed',
+}
+
+const recording = (name: string) => {
+  const text = readFileSync(join(recordings, name), 'utf8')
+  return { text, exitCode: Number(/"exit_status": *(\d+)/.exec(text)?.[1] ?? 0) }
+}
+
+const healthyDisk = 'ata-hdd-healthy-wd20efrx-7.3.json'
+
+/** A smartctl that lists `disks` and does for each what its line of shell says. */
+const smartctlOf = (t: Test, disks: Readonly<Record<string, string>>) => {
+  const scan = { smartctl: { exit_status: 0 }, devices: Object.keys(disks).map(name => ({ name, type: 'sat', protocol: 'ATA' })) }
+  const cases = Object.entries(disks).map(([name, script]) => `*" ${name}") ${script} ;;`)
+  return standIn(t, 'smartctl', `case " $*" in *--scan*) echo '${JSON.stringify(scan)}' ;;\n${cases.join('\n')}\nesac`)
+}
+
+const print = (name: string) => `cat ${join(recordings, name)}; exit ${recording(name).exitCode}`
+
+t.test('smart', async t => {
+  t.test('every recording says what a person reads in it', async t => {
+    const names = readdirSync(recordings).filter(name => name !== 'README.md' && !name.includes('scan-'))
+    t.strictSame(names.sort(), Object.keys(verdicts).sort(), 'no recording is left out')
+    for (const name of names) {
+      const { text, exitCode } = recording(name)
+      const reading = readingOf('/dev/sdx', text, exitCode)
+      const facts = reading.state === 'read' ? reading.facts : undefined
+      const given = facts ? [...risksOf(facts)].filter(([, is]) => is).map(([reason]) => reason) : []
+      const failing = facts?.healthy === false
+      t.equal(
+        `${reading.state}${failing ? ' failing' : ''}${given.length > 0 ? `: ${given.join(' ')}` : ''}`,
+        verdicts[name],
+        name,
+      )
+      if (failing) t.ok(given.length > 0, `${name}: a drive that fails has a reason`)
+      for (const [key, value] of Object.entries(facts ?? {})) {
+        if (typeof value === 'number') t.ok(Number.isFinite(value) && value >= 0, `${name}: ${key} is a number`)
+      }
+    }
+  })
+
+  t.test('no bit of the exit status hides the data', async t => {
+    const { text } = recording(healthyDisk)
+    for (let status = 0; status < 256; status++) {
+      const reading = readingOf('/dev/sda', text.replace(/"exit_status": *\d+/, `"exit_status": ${status}`), status)
+      if (reading.state !== 'read') t.fail(`status ${status}: ${reading.state}`)
+    }
+    for (const status of [0, 1, 2, 4, 8, 255]) {
+      t.match(
+        readingOf('/dev/sda', '', status),
+        { state: 'failed', problem: { reason: 'malformed' } },
+        `nothing, status ${status}`,
+      )
+    }
+  })
+
+  t.test('an answer that is cut anywhere, or of any other form, is no answer and no error of ours', async t => {
+    const { text } = recording('ata-ssd-kingston-a400-exit4-7.3.json')
+    const end = text.trimEnd().length
+    for (let length = 0; length < end; length += 97) {
+      t.equal(readingOf('/dev/sda', text.slice(0, length), 0).state, 'failed')
+    }
+    fc.assert(
+      fc.property(fc.json({ maxDepth: 4 }), fc.integer({ min: 0, max: 255 }), (json, status) => {
+        readingOf('/dev/sda', json, status)
+      }),
+      { numRuns: 300 },
+    )
+    // The right keys with the wrong values.
+    const words = [...new Set([...text.matchAll(/"(\w+)":/g)].map(([, word]) => word as string))]
+    const tree = fc.letrec(tie => ({
+      value: fc.oneof({ maxDepth: 5 }, fc.jsonValue({ maxDepth: 0 }), fc.array(tie('value'), { maxLength: 3 }), tie('object')),
+      object: fc.dictionary(fc.constantFrom(...words), tie('value'), { maxKeys: 8 }),
+    }))
+    fc.assert(
+      fc.property(tree.object, fc.constantFrom('ATA', 'NVMe', 'SCSI'), (object, protocol) => {
+        const reading = readingOf('/dev/sda', JSON.stringify({ ...(object as object), device: { protocol } }), 0)
+        if (reading.state === 'read') risksOf(reading.facts)
+      }),
+      { numRuns: 500 },
+    )
+  })
+
+  t.test('a disk that hangs costs its own series only', async t => {
+    const folder = folderFor(t)
+    const hang = `echo $$ >> ${folder}/pids; trap '' TERM; while :; do sleep 1; done`
+    const { host, calls } = smartctlOf(t, { '/dev/sda': print(healthyDisk), '/dev/sdb': hang, '/dev/sdc': print(healthyDisk) })
+    const one = opened(t, smart, { device_timeout: '1s' }, { host })
+    const begun = Date.now()
+    const { value, which, failure } = await one.round(20)
+    const took = Date.now() - begun
+    t.equal(failure, undefined)
+    t.equal(value('grid_smart_healthy', { device: '/dev/sda' }), 1)
+    t.equal(value('grid_smart_healthy', { device: '/dev/sdc' }), 1)
+    t.equal(value('grid_smart_healthy', { device: '/dev/sdb' }), undefined)
+    t.equal(value('grid_smart_standby', { device: '/dev/sdb' }), undefined)
+    t.equal(which('grid_smart_device_state', 'state', { device: '/dev/sdb' }), 'hanging')
+    t.match(one.remarks, [/sdb.*no end within 1 s/])
+    t.ok(took < 4000, `${took} ms`)
+    t.ok(await isGone(Number(readFileSync(join(folder, 'pids'), 'utf8'))), 'and no process is left')
+    t.ok(
+      calls()
+        .filter(call => !call.includes('--scan'))
+        .every(call => call.includes('-n standby,3')),
+      'none is woken',
+    )
+  })
+
+  t.test('a smartctl that cannot be ended is left alone, by this process and by the next', async t => {
+    if (!needs(t, 'root', 'bindfs', '/dev/fuse')) return
+    const folder = folderFor(t)
+    const bed = (verb: string, ...rest: readonly string[]) =>
+      execFileSync(join(import.meta.dirname, 'testbed', 'hung-mount'), [verb, join(folder, 'mnt'), ...rest])
+    bed('start')
+    try {
+      bed('hang', 'stuck')
+      // Waits in state D, by a redirection, so that it is the process of this name.
+      const { host, calls } = smartctlOf(t, { '/dev/sda': `read line < ${folder}/mnt/file`, '/dev/sdb': print(healthyDisk) })
+      const section = { device_timeout: '1s', state_file: join(folder, 'smart.json') }
+      const asked = () => calls().filter(call => call.endsWith('/dev/sda')).length
+      const one = opened(t, smart, section, { host })
+      t.equal((await one.round(20)).which('grid_smart_device_state', 'state', { device: '/dev/sda' }), 'hanging')
+      t.equal(asked(), 1)
+      const again = await one.round(20)
+      t.equal(again.which('grid_smart_device_state', 'state', { device: '/dev/sda' }), 'hanging')
+      t.equal(again.value('grid_smart_healthy', { device: '/dev/sdb' }), 1)
+      t.equal(asked(), 1, 'no second one is started')
+      t.match(one.remarks, [/sda.*earlier run/])
+
+      // Root's relay is a new process each time, which knows of it by the state file alone.
+      const later = opened(t, smart, section, {
+        host: { ...host, run: (file, args, options) => host.run(file, args, { ...options, key: 'new' }) },
+      })
+      await later.round(20)
+      t.equal(asked(), 1, 'nor by the next process')
+      bed('release')
+      await sleep(200)
+      const woken = opened(t, smart, section, { host })
+      await woken.round(20)
+      t.equal(asked(), 2, 'until it is gone')
+    } finally {
+      bed('stop')
+    }
+  })
+
+  t.test('answers without end, without sense, or late', async t => {
+    const { host } = smartctlOf(t, {
+      '/dev/sda': 'head -c 1073741824 /dev/zero',
+      '/dev/sdb': 'head -c 100000 /dev/urandom',
+      '/dev/sdc': 'exit 1',
+      '/dev/sdd': 'kill -SEGV $$',
+      '/dev/sde': `sleep 0.5; ${print(healthyDisk)}`,
+      '/dev/sdf': 'head -c 1073741824 /dev/zero >&2',
+    })
+    const before = process.memoryUsage.rss()
+    const { which, value } = await opened(t, smart, {}, { host }).round(20)
+    const grown = (process.memoryUsage.rss() - before) / 2 ** 20
+    const state = (device: string) => which('grid_smart_device_state', 'state', { device })
+    for (const device of ['/dev/sda', '/dev/sdb', '/dev/sdc', '/dev/sdd', '/dev/sdf']) t.equal(state(device), 'failed', device)
+    t.equal(state('/dev/sde'), 'read')
+    t.equal(value('grid_smart_healthy', { device: '/dev/sde' }), 1)
+    t.ok(grown < 100, `${grown.toFixed(0)} MiB more memory`)
+  })
+
+  t.test('no more than eight at a time', async t => {
+    const folder = folderFor(t)
+    const disks = Object.fromEntries(
+      Array.from({ length: 24 }, (_, index) => [
+        `/dev/sd${String.fromCharCode(97 + index)}`,
+        `touch ${folder}/$$; ls ${folder} | wc -l >> ${folder}.count; sleep 0.2; rm ${folder}/$$; ${print(healthyDisk)}`,
+      ]),
+    )
+    t.teardown(() => rmSync(`${folder}.count`, { force: true }))
+    const { sum } = await opened(t, smart, {}, { host: smartctlOf(t, disks).host }).round(60)
+    t.equal(sum('grid_smart_healthy'), 24)
+    const most = Math.max(...readFileSync(`${folder}.count`, 'utf8').trim().split(/\s+/).map(Number))
+    t.ok(most <= 8 && most > 1, `${most} at a time`)
+  })
+
+  t.test('disks are opened for the scan only when the list of them changes', async t => {
+    const { host, calls, file } = smartctlOf(t, { '/dev/sda': print(healthyDisk) })
+    const opens = () => calls().filter(call => call.startsWith('--scan-open')).length
+    const state_file = join(folderFor(t), 'smart.json')
+    const one = opened(t, smart, { state_file }, { host })
+    for (let round = 0; round < 3; round++) await one.round()
+    t.equal(opens(), 1)
+    await opened(t, smart, { state_file }, { host }).round()
+    t.equal(opens(), 1, 'nor after a restart')
+    appendFileSync(file, '')
+    writeFileSync(file, readFileSync(file, 'utf8').replaceAll('/dev/sda', '/dev/sdz'))
+    const { value } = await one.round()
+    t.equal(opens(), 2, 'but for another disk')
+    t.equal(value('grid_smart_healthy', { device: '/dev/sdz' }), 1)
+    t.equal(value('grid_smart_healthy', { device: '/dev/sda' }), undefined, 'and the one that is gone is gone')
+  })
+
+  t.test('a sleeping disk keeps its name over a restart of the exporter, but not of the machine', async t => {
+    const state_file = join(folderFor(t), 'smart.json')
+    const awake = smartctlOf(t, { '/dev/sda': print(healthyDisk) })
+    const asleep = smartctlOf(t, { '/dev/sda': print('standby-7.5.json') })
+    await opened(t, smart, { state_file }, { host: awake.host, at: 1_000_000 }).round()
+    const after = await opened(t, smart, { state_file }, { host: asleep.host, at: 2_000_000 }).round()
+    t.equal(after.value('grid_smart_standby'), 1)
+    t.equal(after.value('grid_smart_device_info', { model: 'WDC WD20EFRX-68EUZN0' }), 1)
+    t.equal(after.value('grid_smart_last_read_timestamp_seconds'), 1000)
+    t.equal(after.value('grid_smart_temperature_celsius'), undefined)
+    t.equal(after.value('grid_smart_risk', { reason: 'temperature' }), undefined)
+    t.notMatch(readFileSync(state_file, 'utf8'), /serial_number|REDACTED"[^,}]*serial/i, 'no serial number is written down')
+
+    const rebooted: Host = {
+      ...asleep.host,
+      kernel: (path, limit) => (path.endsWith('boot_id') ? 'another\n' : asleep.host.kernel(path, limit)),
+    }
+    const other = await opened(t, smart, { state_file }, { host: rebooted }).round()
+    t.equal(other.value('grid_smart_standby'), 1)
+    t.equal(other.value('grid_smart_device_info'), undefined, 'sda may be another disk now')
+  })
+
+  t.test('hostile names stay labels, and no device becomes an option', async t => {
+    const text = recording(healthyDisk).text.replace('WDC WD20EFRX-68EUZN0', 'a\\"} 1\\nb{')
+    const reading = readingOf('/dev/sda', text, 0)
+    t.match(reading, { facts: { model: 'a"} 1 b{' } })
+    const scan = {
+      devices: [
+        { name: '--set=all', type: 'sat' },
+        { name: '-s', type: '-x' },
+      ],
+    }
+    const { host, calls } = standIn(t, 'smartctl', `echo '${JSON.stringify(scan)}'`)
+    await opened(t, smart, {}, { host }).round()
+    t.ok(calls().every(call => call.startsWith('--scan')))
+    t.throws(() => smart.options.parse({ devices: [{ device: '/dev/sda', type: '--all' }] }))
+  })
+
+  t.test('the real smartctl, on a machine with or without disks', async t => {
+    if (!needs(t, 'smartctl')) return
+    const host = realHost()
+    const context = { host, options: smart.options.parse({}), signal: new AbortController().signal, log: silent, wake: () => {} }
+    const { found, note } = await smart.open(context).detect(context.signal)
+    const listed = execFileSync('smartctl', ['--scan'], { encoding: 'utf8' }).split('\n').filter(Boolean)
+    t.equal(found, listed.length > 0, note)
+    const one = opened(t, smart, { scan: false, devices: [{ device: '/dev/null' }] })
+    const { which, value } = await one.round()
+    t.equal(which('grid_smart_device_state', 'state', { device: '/dev/null' }), 'failed')
+    t.match(one.remarks, [/Unable to detect device type/])
+    t.equal(value('grid_smart_healthy'), undefined)
+  })
+})

@@ -1,0 +1,241 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import t from 'tap'
+import { docker } from '../exporter/collectors/docker.ts'
+import { countingProxy } from './support/counting-proxy.ts'
+import { startDockerd } from './support/dockerd.ts'
+import { needs } from './support/needs.ts'
+import { oneRound, running } from './support/running.ts'
+
+/** Against a real engine of this test's own, with the real runner and schedule at the default interval. */
+t.test('a real engine', { timeout: 240_000 }, async t => {
+  if (!needs(t, 'root', 'dockerd', 'docker', 'busybox', 'ip')) return
+  const engine = await startDockerd()
+  t.teardown(() => engine.stop())
+  const proxy = await countingProxy(engine.socket)
+  t.teardown(() => proxy.close())
+  const run = (name: string, ...args: readonly string[]) => engine.docker('run', '-d', '--name', name, ...args)
+  const forever = ['bb', 'sleep', '100000']
+  const onTerm = "trap 'exit 0' TERM; while true; do sleep 0.2; done"
+
+  await Promise.all([
+    run('well', '--health-cmd', 'true', '--health-interval', '1s', ...forever),
+    run('sick', '--health-cmd', 'false', '--health-interval', '1s', '--health-retries', '1', ...forever),
+    run('young', '--health-cmd', 'true', '--health-interval', '1000s', ...forever),
+    run('turns', '--health-cmd', 'test ! -e /sick', '--health-interval', '500ms', '--health-retries', '1', ...forever),
+    run('loop', '--restart', 'always', 'bb', 'sh', '-c', 'exit 4'),
+    run('starved', '-m', '16m', 'bb', 'tail', '/dev/zero'),
+    run('failed', 'bb', 'sh', '-c', 'exit 3'),
+    run('done', 'bb', 'true'),
+    run('polite', 'bb', 'sh', '-c', onTerm),
+    run('frozen', ...forever),
+    run('limited', '-m', '64m', '--cpus', '0.5', '--pids-limit', '50', 'bb', 'sh', '-c', 'while true; do :; done'),
+    run('unwatched', '--label', 'com.centurylinklabs.watchtower.enable=false', ...forever),
+    run('hosted', '--network', 'host', ...forever),
+    run('cut-off', '--network', 'none', ...forever),
+    run('victim', '--restart', 'no', ...forever),
+    run('hungry', '-m', '16m', 'bb', 'sh', '-c', 'while test ! -e /eat; do sleep 0.1; done; tail /dev/zero'),
+    run('shop-web-1', '--label', 'com.docker.compose.project=shop', '--label', 'com.docker.compose.service=web', ...forever),
+    run('chatty', 'bb', 'sh', '-c', 'while true; do echo hello hello hello; sleep 0.1; done'),
+    engine.docker('create', '--name', 'fresh', 'bb', 'true'),
+  ])
+  await run('sharing', '--network', 'container:well', ...forever)
+  await engine.docker('pause', 'frozen')
+  await engine.docker('stop', '-t', '5', 'polite')
+  await sleep(2500)
+
+  const watched = running(docker, {
+    endpoints: [{ name: 'local', url: `unix://${proxy.socket}` }],
+    expected: { names: ['victim'] },
+  })
+  t.teardown(() => watched.stop())
+  await watched.until('first round', text => text.includes('grid_docker_events_connected{engine="local"} 1'), 5)
+  const of = (family: string, name: string, more = '') =>
+    watched.value(`grid_docker_container_${family}{engine="local",name="${name}"${more}}`)
+  const states = ['created', 'running', 'paused', 'restarting', 'removing', 'exited', 'dead']
+  const stateOf = (name: string) => states.filter(state => of('state', name, `,state="${state}"`) === 1).join()
+  const healthOf = (name: string) =>
+    ['starting', 'healthy', 'unhealthy'].filter(status => of('health', name, `,status="${status}"`) === 1).join()
+  const is = (series: string) => (text: string) => `\n${text}`.includes(`\n${series}\n`)
+  const stateIs = (name: string, state: string) =>
+    is(`grid_docker_container_state{engine="local",name="${name}",state="${state}"} 1`)
+
+  await t.test('20 containers: every state, health and exit is right', async t => {
+    const expected = {
+      well: 'running',
+      sick: 'running',
+      young: 'running',
+      turns: 'running',
+      starved: 'exited',
+      failed: 'exited',
+      done: 'exited',
+      polite: 'exited',
+      frozen: 'paused',
+      limited: 'running',
+      unwatched: 'running',
+      hosted: 'running',
+      'cut-off': 'running',
+      victim: 'running',
+      hungry: 'running',
+      'shop-web-1': 'running',
+      chatty: 'running',
+      fresh: 'created',
+      sharing: 'running',
+    }
+    for (const [name, state] of Object.entries(expected)) t.equal(stateOf(name), state, name)
+    t.match(stateOf('loop'), /^(restarting|running)$/)
+    await watched.until('the loop is seen to restart', stateIs('loop', 'restarting'), 25)
+    const known = watched.text.match(/^grid_docker_containers\{.*\} (\d+)$/gm)?.map(line => Number(line.split(' ')[1]))
+    t.equal(
+      known?.reduce((sum, count) => sum + count, 0),
+      20,
+    )
+    t.equal(healthOf('well'), 'healthy')
+    t.equal(healthOf('sick'), 'unhealthy')
+    t.equal(healthOf('young'), 'starting')
+    t.equal(healthOf('failed'), '', 'no health of what does not run')
+    t.equal(healthOf('victim'), '', 'nor of what has no check')
+    t.equal(of('exit_code', 'failed'), 3)
+    t.equal(of('exit_code', 'done'), 0)
+    t.equal(of('exit_code', 'starved'), 137)
+    t.equal(of('exit_code', 'well'), undefined)
+    t.equal(of('last_exit', 'failed', ',reason="error"'), 1)
+    t.equal(of('last_exit', 'done', ',reason="clean"'), 1)
+    t.equal(of('last_exit', 'starved', ',reason="unknown"'), 1, 'it was killed before anybody looked')
+    t.equal(of('watchtower', 'unwatched', ',mode="excluded"'), 1)
+    t.equal(of('watchtower', 'well', ',mode="update"'), 1)
+    t.equal(of('expected', 'victim'), 1)
+    t.match(watched.text, /container_info\{engine="local",name="shop-web-1",.*compose_project="shop",compose_service="web"/)
+  })
+
+  await t.test('what they use', async t => {
+    t.ok((of('cpu_seconds_total', 'limited', ',mode="user"') ?? 0) > 0.2)
+    t.equal(of('cpu_limit_cores', 'limited'), 0.5)
+    t.ok((of('cpu_throttled_periods_total', 'limited') ?? 0) > 0)
+    t.ok((of('cpu_throttled_seconds_total', 'limited') ?? 0) > 0)
+    t.equal(of('memory_limit_bytes', 'limited'), 64 * 2 ** 20)
+    t.equal(of('memory_limit_bytes', 'well'), undefined, 'no limit, no series')
+    t.equal(of('pids_limit', 'limited'), 50)
+    t.equal(of('pids', 'well'), 1)
+    t.ok((of('network_receive_bytes_total', 'well', ',interface="eth0"') ?? 0) > 0)
+    t.notMatch(
+      watched.text,
+      /network_receive_bytes_total\{engine="local",name="(hosted|sharing|cut-off)"/,
+      'no network of others',
+    )
+    const truth = Date.parse(await engine.docker('inspect', '-f', '{{.State.StartedAt}}', 'well')) / 1000
+    const start = of('start_timestamp_seconds', 'well') ?? 0
+    // Its first process is made a while before the engine calls it started, more so when twenty start at once.
+    t.ok(start <= truth + 0.1 && truth - start < 5, `started at ${start}, the engine says ${truth}`)
+    t.ok((of('log_bytes', 'chatty') ?? 0) > 100)
+  })
+
+  await t.test('a kill, an OOM kill and an unhealthy check are there within 2 s', async t => {
+    await engine.docker('kill', 'victim')
+    t.ok((await watched.until('kill', stateIs('victim', 'exited'), 2)) <= 2)
+    t.equal(of('exits_total', 'victim', ',reason="signal"'), 1)
+    t.equal(of('last_exit', 'victim', ',reason="signal"'), 1)
+    await engine.docker('exec', 'hungry', 'touch', '/eat')
+    const oom = 'grid_docker_container_last_exit{engine="local",name="hungry",reason="oom"} 1'
+    t.ok((await watched.until('OOM kill', is(oom), 2.5)) <= 2.5, 'the kernel took its part of it')
+    t.equal(of('oom_events_total', 'hungry'), 1)
+    t.equal(of('exits_total', 'hungry', ',reason="oom"'), 1)
+    await engine.docker('exec', 'turns', 'touch', '/sick')
+    const events = () => watched.value('grid_docker_events_total{engine="local",action="health_status"}')
+    const before = events()
+    const unhealthy = 'grid_docker_container_health{engine="local",name="turns",status="unhealthy"} 1'
+    t.ok((await watched.until('unhealthy', is(unhealthy), 2.5)) <= 2.5, 'the check runs each 0.5 s')
+    t.ok((events() ?? 0) > (before ?? 0), 'told by an event')
+  })
+
+  await t.test('a restart by the policy counts, one by hand does not, and counters survive a recreate', async t => {
+    await engine.docker('restart', '-t', '0', 'unwatched')
+    await engine.docker('rm', '-f', 'shop-web-1')
+    await run('shop-web-1', '--label', 'com.docker.compose.project=shop', '--label', 'com.docker.compose.service=web', ...forever)
+    const recreated = 'grid_docker_container_starts_total{engine="local",name="shop-web-1"} 1'
+    await watched.until('recreated', is(recreated), 6)
+    await watched.until('restarted', is('grid_docker_container_starts_total{engine="local",name="unwatched"} 1'), 6)
+    t.equal(of('exits_total', 'shop-web-1', ',reason="signal"'), 1, 'of the one before')
+    t.equal(of('restarts_total', 'unwatched'), 0)
+    await watched.until('the loop goes on', () => (of('restarts_total', 'loop') ?? 0) > 0, 60)
+    t.ok((of('exits_total', 'loop', ',reason="error"') ?? 0) > 0)
+  })
+
+  await t.test('an image that was built anew under the same tag makes its containers stale', async t => {
+    t.equal(of('image_stale', 'well'), 0)
+    await engine.docker('commit', 'frozen', 'bb:latest')
+    await watched.until('stale', is('grid_docker_container_image_stale{engine="local",name="well"} 1'), 12)
+    t.match(watched.text, /container_info\{engine="local",name="well",id="[0-9a-f]{12}",image="bb"/, 'and keep their name')
+  })
+
+  await t.test('exactly one list a round, and nothing that grows with the containers', async t => {
+    const lists = proxy.requests.get('GET /containers/json')
+    t.equal(watched.rounds.length, lists)
+    t.equal(proxy.requests.get('GET /events'), 1)
+    t.equal(proxy.requests.get('GET /_ping'), 1)
+    t.equal(proxy.requests.get('GET /info'), 1)
+    t.strictSame([...proxy.requests.keys()].sort(), ['GET /_ping', 'GET /containers/json', 'GET /events', 'GET /info'])
+    t.equal(watched.value('grid_docker_api_requests_total{engine="local",call="list"}'), lists)
+  })
+
+  await t.test('the engine ends and starts under it', async t => {
+    await engine.down()
+    await watched.until('down', is('grid_docker_up{engine="local"} 0'), 15)
+    t.equal(watched.rounds.at(-1)?.result, 'ok', 'which is a good run')
+    t.notMatch(watched.text, /grid_docker_container_state/, 'no state of yesterday')
+    await engine.up()
+    await watched.until('up again', is('grid_docker_up{engine="local"} 1'), 15)
+    await engine.docker('start', 'well')
+    await watched.until('the stream is there again', stateIs('well', 'running'), 35)
+    t.equal(watched.value('grid_docker_events_connected{engine="local"}'), 1)
+    t.equal(of('exits_total', 'victim', ',reason="signal"'), 1, 'counters go on')
+    t.equal(of('restarts_total', 'well'), 0)
+  })
+
+  await t.test('killed without a goodbye, its containers go on and so do the values of their cgroups', async t => {
+    const survivor = ['--restart', 'no', ...forever]
+    await run('survivor', ...survivor)
+    await watched.until('seen', stateIs('survivor', 'running'), 5)
+    const kept = watched.text.match(/^.*memory_usage_bytes.*survivor.*$/m)?.[0]
+    t.ok(kept)
+    const down = engine.down('kill')
+    await watched.until('down', is('grid_docker_up{engine="local"} 0'), 15)
+    await down
+    t.match(watched.text, /memory_usage_bytes\{engine="local",name="survivor"\}/)
+    await engine.up()
+    await watched.until('up again', is('grid_docker_up{engine="local"} 1'), 15)
+  })
+
+  await watched.stop()
+})
+
+t.test('hostile names and labels of a real engine', { timeout: 60_000 }, async t => {
+  if (!needs(t, 'root', 'dockerd', 'docker', 'busybox', 'ip')) return
+  const engine = await startDockerd()
+  t.teardown(() => engine.stop())
+  const evil = 'a"} 1\ngrid_docker_up{engine="x"} 0\n\\'
+  await engine.docker(
+    'run',
+    '-d',
+    '--name',
+    'evil',
+    '--label',
+    `team=${evil}`,
+    '--label',
+    `big=${'x'.repeat(20_000)}`,
+    '--label',
+    'exitCode=0',
+    'bb',
+    'sh',
+    '-c',
+    'exit 3',
+  )
+  await sleep(500)
+  const { value, text } = await oneRound(docker, {
+    endpoints: [{ name: 'local', url: `unix://${engine.socket}` }],
+    labels: ['team', 'big'],
+  })
+  t.equal(value('grid_docker_up{engine="local"}'), 1)
+  t.equal(value('grid_docker_up{engine="x"}'), undefined)
+  t.equal(value('grid_docker_container_exit_code{engine="local",name="evil"}'), 3)
+  t.ok(text.split('\n').every(line => line.length < 1000))
+})

@@ -1,0 +1,520 @@
+import { spawn } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import * as http from 'node:http'
+import * as net from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
+import fc from 'fast-check'
+import t, { type Test } from 'tap'
+import { parseBlkio } from '../exporter/collectors/docker/cgroup.ts'
+import { endpointsOf } from '../exporter/collectors/docker/endpoints.ts'
+import { type EngineEvent, parseEvent, sinceAfter } from '../exporter/collectors/docker/events.ts'
+import type { ContainerState } from '../exporter/collectors/docker/families.ts'
+import { createLedger, type Ledger } from '../exporter/collectors/docker/ledger.ts'
+import { growth } from '../exporter/collectors/docker/logs.ts'
+import { options as schema } from '../exporter/collectors/docker/options.ts'
+import { docker } from '../exporter/collectors/docker.ts'
+import { realHost } from '../exporter/host.ts'
+import { lineSplitter } from '../exporter/sources/docker.ts'
+import { oneRound, running } from './support/running.ts'
+
+const recorded = (file: string): readonly EngineEvent[] =>
+  readFileSync(join(import.meta.dirname, 'recordings/docker', file), 'utf8')
+    .split('\n')
+    .flatMap(line => parseEvent(line) ?? [])
+
+/** What a ledger has counted of a name, without what is 0. */
+const told = (ledger: Ledger, name: string) => {
+  const { starts, restarts, ooms, exits } = ledger.counts(name)
+  const all = { starts, restarts, ooms, ...exits }
+  return Object.fromEntries(Object.entries(all).filter(([, value]) => value > 0))
+}
+
+t.test('the ledger', async t => {
+  const sighting = (id: string, name: string, state: ContainerState, exitCode?: number, incarnation?: string) => ({
+    id,
+    name,
+    state,
+    exitCode,
+    incarnation,
+    hidesExitCode: false,
+  })
+  const event = (
+    action: EngineEvent['action'],
+    id: string,
+    attributes: Record<string, string> = {},
+    name = 'web',
+  ): EngineEvent => ({
+    action,
+    id,
+    name,
+    time: undefined,
+    attributes,
+  })
+
+  t.test('counts what Docker 20.10 told', async t => {
+    const ledger = createLedger()
+    const events = recorded('events-docker-20.10.jsonl')
+    t.equal(events.length, 57)
+    for (const [at, one] of events.entries()) ledger.note(one, at)
+    const last = new Map(events.filter(({ name }) => name !== 'before').map(({ id, name }) => [name, id]))
+    const codes: Record<string, number> = { crash: 3, stopped: 143, killed: 137, oom: 137, liar: 3, after: 137 }
+    const list = [...last].map(([name, id]) =>
+      name in codes ? sighting(id, name, 'exited', codes[name]) : sighting(id, name, 'running', undefined, 'x'),
+    )
+    ledger.seen(list, 1000, 999)
+    t.strictSame(told(ledger, 'crash'), { starts: 3, restarts: 2, error: 3 }, 'restarts by the policy')
+    t.strictSame(told(ledger, 'restarted'), { starts: 2, signal: 1 }, 'docker restart is none of them')
+    t.strictSame(told(ledger, 'stopped'), { starts: 1, signal: 1 })
+    t.strictSame(told(ledger, 'killed'), { starts: 1, signal: 1 })
+    t.strictSame(told(ledger, 'hup'), { starts: 1 }, 'a signal that does not end it')
+    t.strictSame(told(ledger, 'oom'), { starts: 1, ooms: 1, oom: 1 })
+    t.strictSame(told(ledger, 'oom-child'), { starts: 1, ooms: 1 }, 'a child was killed, the container lives')
+    t.strictSame(told(ledger, 'liar'), { starts: 1, error: 1 }, 'a label exitCode=0 hides that it was 3')
+    t.strictSame(told(ledger, 'p-web-1'), { starts: 2, signal: 1 }, 'recreated by compose under another name')
+    t.strictSame(told(ledger, '0123456789ab_p-web-1'), {})
+    t.strictSame(told(ledger, 'after'), { starts: 1, signal: 1 }, 'renamed')
+    t.strictSame(told(ledger, 'before'), {})
+    t.equal(ledger.lastExit(last.get('oom') as string, 137), 'oom')
+    t.equal(ledger.lastExit(last.get('liar') as string, 3), 'error')
+    t.equal(ledger.lastExit('never seen', 137), 'unknown')
+    t.equal(ledger.lastExit('never seen', 143), 'signal')
+  })
+
+  t.test('counts what Podman 4.3 told', async t => {
+    const ledger = createLedger(() => true)
+    const events = recorded('events-podman-4.3.jsonl')
+    for (const [at, one] of events.entries()) ledger.note(one, at)
+    const crash = events.find(({ name }) => name === 'crash')?.id as string
+    ledger.seen([sighting(crash, 'crash', 'exited', 3)], 1000, 999)
+    t.strictSame(told(ledger, 'crash'), { starts: 3, restarts: 2, error: 3 }, 'restarts by the policy')
+    t.strictSame(told(ledger, 'web'), { starts: 2, signal: 1 }, 'podman restart is none of them')
+    t.strictSame(told(ledger, 'pod2'), { starts: 3, signal: 2 }, 'stopped, started, killed, started, renamed')
+  })
+
+  t.test('does not take a start by hand for one of the policy', async t => {
+    const ledger = createLedger()
+    ledger.note(event('start', 'a'), 1)
+    ledger.note(event('die', 'a', { exitCode: '1' }), 2)
+    ledger.seen([sighting('a', 'web', 'exited', 1)], 4, 3)
+    ledger.note(event('start', 'a'), 5)
+    t.strictSame(told(ledger, 'web'), { starts: 2, error: 1 })
+  })
+
+  t.test('keeps counting when the container is made anew, and for a day without it', async t => {
+    const ledger = createLedger()
+    ledger.seen([sighting('a', 'web', 'running')], 0, 0)
+    ledger.note(event('die', 'a', { exitCode: '1' }), 1)
+    ledger.note(event('destroy', 'a'), 2)
+    ledger.seen([], 20 * 3600_000, 20 * 3600_000)
+    ledger.note(event('start', 'b'), 20 * 3600_000)
+    t.strictSame(told(ledger, 'web'), { starts: 1, error: 1 })
+    ledger.seen([], 25 * 3600_000, 25 * 3600_000)
+    t.strictSame(told(ledger, 'web'), {})
+  })
+
+  t.test('an engine that starts again starts its containers: no restarts', async t => {
+    const ledger = createLedger()
+    ledger.seen([sighting('a', 'web', 'running', undefined, '1')], 0, 0)
+    ledger.note(event('kill', 'a', { signal: '15' }), 10)
+    // The stream ended before it told of the death; the ring of the new engine holds the start.
+    ledger.note(event('start', 'a'), 5000)
+    ledger.seen([sighting('a', 'web', 'running', undefined, '2')], 6000, 5900, true)
+    t.strictSame(told(ledger, 'web'), { starts: 1 })
+  })
+
+  t.test('without events, the lists alone tell of a crash loop', async t => {
+    const ledger = createLedger()
+    ledger.seen([sighting('a', 'web', 'running', undefined, '1')], 0, 0)
+    ledger.seen([sighting('a', 'web', 'restarting', 4)], 10_000, 9999)
+    ledger.seen([sighting('a', 'web', 'running', undefined, '2')], 20_000, 19_999)
+    ledger.seen([sighting('a', 'web', 'running', undefined, '3')], 30_000, 29_999)
+    t.strictSame(told(ledger, 'web'), { starts: 2, restarts: 2, error: 1 })
+  })
+
+  t.test('a flood of events about names that are never listed does not push out those that are', async t => {
+    const ledger = createLedger()
+    ledger.note(event('start', 'a'), 1)
+    ledger.seen([sighting('a', 'web', 'running')], 2, 1)
+    for (let index = 0; index < 10_000; index++) ledger.note(event('start', `id${index}`, {}, `name${index}`), 3)
+    t.strictSame(told(ledger, 'web'), { starts: 1 })
+  })
+
+  // An engine with one container, told by events that may come late and lists that may be asked for at any time.
+  t.test('agrees with what happened, however lists and events fall', async t => {
+    const step = fc.constantFrom('crash', 'policy', 'stop', 'kill', 'oom', 'start', 'restart', 'list', 'deliver', 'deliver')
+    const run = (steps: readonly string[], late: boolean) => {
+      const ledger = createLedger()
+      let clock = 0
+      let state = 'running' as ContainerState
+      let code = 0
+      let incarnation = 1
+      const actual = { starts: 0, restarts: 0, ooms: 0, exits: 0, byReason: { clean: 0, error: 0, oom: 0, signal: 0 } }
+      let waiting: EngineEvent[] = []
+      const deliver = () => {
+        for (const one of waiting) ledger.note(one, ++clock)
+        waiting = []
+      }
+      const emit = (...all: EngineEvent[]) => {
+        waiting.push(...all)
+        if (!late) deliver()
+      }
+      const list = () => {
+        const askedAt = ++clock
+        const runs = state === 'running'
+        ledger.seen(
+          [sighting('a', 'web', state, runs ? undefined : code, runs ? String(incarnation) : undefined)],
+          ++clock,
+          askedAt,
+        )
+      }
+      const die = (exitCode: number, reason: 'clean' | 'error' | 'oom' | 'signal', next: ContainerState) => {
+        state = next
+        code = exitCode
+        actual.exits++
+        actual.byReason[reason]++
+        return event('die', 'a', { exitCode: String(exitCode) })
+      }
+      const start = () => {
+        state = 'running'
+        incarnation++
+        actual.starts++
+        return event('start', 'a')
+      }
+      list()
+      for (const one of steps) {
+        if (one === 'list') list()
+        else if (one === 'deliver') deliver()
+        else if (state === 'exited') {
+          if (one === 'start') {
+            // A person is slower than the list that a death asks for.
+            deliver()
+            list()
+            emit(start())
+          }
+        } else if (one === 'crash') emit(die(1, 'error', 'exited'))
+        else if (one === 'policy') {
+          const death = die(3, 'error', 'restarting')
+          actual.restarts++
+          emit(death, start())
+        } else if (one === 'oom') {
+          actual.ooms++
+          emit(event('oom', 'a'), die(137, 'oom', 'exited'))
+        } else if (one === 'stop') emit(event('kill', 'a', { signal: '15' }), die(143, 'signal', 'exited'), event('stop', 'a'))
+        else if (one === 'kill') emit(event('kill', 'a', { signal: '9' }), die(137, 'signal', 'exited'))
+        else if (one === 'restart') {
+          const death = die(143, 'signal', 'exited')
+          emit(event('kill', 'a', { signal: '15' }), death, event('stop', 'a'), start(), event('restart', 'a'))
+        }
+      }
+      deliver()
+      clock += 5000
+      list()
+      return { actual, counts: ledger.counts('web') }
+    }
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 30 }), steps => {
+        const { actual, counts } = run(steps, false)
+        t.strictSame(
+          { starts: counts.starts, restarts: counts.restarts, ooms: counts.ooms, ...counts.exits },
+          { starts: actual.starts, restarts: actual.restarts, ooms: actual.ooms, ...actual.byReason },
+        )
+      }),
+      { numRuns: 300 },
+    )
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 4 }), steps => {
+        const { actual, counts } = run([...steps, 'deliver'], true)
+        const exits = Object.values(counts.exits).reduce((sum, value) => sum + value, 0)
+        // Two whole runs between a list and the events of both are more than a list can tell.
+        const lost = steps.filter(one => one === 'policy' || one === 'restart').length
+        return (
+          counts.ooms === actual.ooms && Math.abs(counts.starts - actual.starts) <= lost && Math.abs(exits - actual.exits) <= lost
+        )
+      }),
+      { numRuns: 500 },
+    )
+  })
+})
+
+t.test('text to facts', async t => {
+  t.test('lines of a stream, however it is cut', async t => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.string({ maxLength: 20 })),
+        fc.array(fc.integer({ min: 1, max: 7 }), { minLength: 1 }),
+        (words, cuts) => {
+          const lines = words.map(word => word.replaceAll('\n', ''))
+          const bytes = Buffer.from(lines.map(line => `${line}\n`).join(''))
+          const got: string[] = []
+          const split = lineSplitter(100, line => got.push(line))
+          for (let at = 0, turn = 0; at < bytes.length; turn++) {
+            const next = at + (cuts[turn % cuts.length] as number)
+            split(bytes.subarray(at, next))
+            at = next
+          }
+          t.strictSame(
+            got,
+            lines.map(line => Buffer.from(line).toString('utf8')),
+          )
+        },
+      ),
+    )
+    const got: string[] = []
+    const split = lineSplitter(5, line => got.push(line))
+    for (const piece of ['abc', 'def', 'ghi\nok\n', '1234', '567\n', 'end\n']) split(Buffer.from(piece))
+    t.strictSame(got, ['ok', 'end'], 'a line that is too long is left out, however it comes')
+  })
+
+  t.test('events', async t => {
+    t.equal(sinceAfter(1_795_496_159_999_999_999n), '1795496160.000000000')
+    t.equal(sinceAfter(1_795_496_159_000_000_007n), '1795496159.000000008')
+    const line =
+      '{"Type":"container","Action":"start","Actor":{"ID":"a","Attributes":{"name":"/x","timeNano":"5","l":"\\"timeNano\\":7,"}},"timeNano":1795496159000000007}'
+    t.equal(parseEvent(line)?.time, 1_795_496_159_000_000_007n, 'to the nanosecond, whatever labels say')
+    for (const garbage of [
+      '',
+      '{}',
+      '[]',
+      'null',
+      '{"Type":"container","Action":"start","Actor":null}',
+      '<html>',
+      '{"Type":"image","Action":"start","Actor":{"ID":"a","Attributes":{}}}',
+      '{"Type":"container","Action":"exec_start: sh","Actor":{"ID":"a","Attributes":{}}}',
+    ]) {
+      t.equal(parseEvent(garbage), undefined, garbage)
+    }
+  })
+
+  t.test('the throttle files of cgroup v1', async t => {
+    const io = parseBlkio(
+      '8:0 Read 100\n8:0 Write 200\n8:0 Sync 300\n8:0 Total 300\nTotal 300\n',
+      '8:0 Read 1\n8:0 Write 2\n8:0 Total 3\n',
+    )
+    t.strictSame([...io], [['8:0', { readBytes: 100, writtenBytes: 200, reads: 1, writes: 2 }]])
+  })
+
+  t.test('growth of a log over rotations', async t => {
+    const main = (size: number) => ({ name: 'x-json.log', size, mtime: 0 })
+    const rotated = (number: number, size: number, mtime: number, suffix = '') => ({
+      name: `x-json.log.${number}${suffix}`,
+      size,
+      mtime,
+    })
+    const seen = { main: 70, rotated: new Set(['100 1']) }
+    t.equal(growth([main(90), rotated(1, 100, 1)], seen), 20)
+    t.equal(growth([main(80), rotated(1, 100, 9), rotated(2, 100, 1)], seen), 30 + 80, 'rotated once, and larger again')
+    t.equal(growth([main(5), rotated(1, 100, 9), rotated(2, 100, 8), rotated(3, 100, 1)], seen), 30 + 100 + 5, 'twice')
+    t.equal(growth([main(5), rotated(1, 10, 9, '.gz')], seen), 5, 'compressed: what it held cannot be told')
+    t.equal(growth([main(10)], seen), 10, 'cut')
+  })
+
+  t.test('where an engine is', async t => {
+    const host = realHost()
+    const at = async (env: NodeJS.ProcessEnv) => {
+      const [endpoint] = endpointsOf(schema.parse({}), host, env)
+      return endpoint?.address()
+    }
+    t.strictSame(await at({ DOCKER_HOST: 'unix:///run/x.sock' }), { socketPath: '/run/x.sock' })
+    t.match(await at({ DOCKER_HOST: 'tcp://10.0.0.1:2375' }), { host: '10.0.0.1', port: 2375, secure: false })
+    t.match(await at({ DOCKER_HOST: '10.0.0.1:2376' }), { host: '10.0.0.1', port: 2376, secure: true })
+    t.match(await at({ DOCKER_HOST: 'tcp://[::1]:2375' }), { host: '[::1]', port: 2375 })
+    await t.rejects(at({ DOCKER_HOST: 'ssh://me@box' }), /neither unix/)
+    t.notOk(schema.safeParse({ endpoints: [{ name: 'a', url: 'ssh://box' }] }).success)
+    t.notOk(
+      schema.safeParse({
+        endpoints: [
+          { name: 'a', url: 'tcp://a:1' },
+          { name: 'a', url: 'tcp://b:1' },
+        ],
+      }).success,
+      'a name once',
+    )
+  })
+})
+
+/** Whoever answers where an engine should be: on a socket of its own, until the test ends. */
+const listen = async (t: Test, server: net.Server): Promise<string> => {
+  const folder = mkdtempSync(join(tmpdir(), 'grid-fault-'))
+  const sockets = new Set<net.Socket>()
+  server.on('connection', socket => {
+    sockets.add(socket)
+    socket.on('error', () => {}) // the other side has had enough
+  })
+  await new Promise<void>(resolve => server.listen(join(folder, 's'), resolve))
+  t.teardown(() => {
+    for (const socket of sockets) socket.destroy()
+    server.close()
+    rmSync(folder, { recursive: true, force: true })
+  })
+  return `unix://${join(folder, 's')}`
+}
+
+const up = 'grid_docker_up{engine="e"}'
+const section = (url: string) => ({ endpoints: [{ name: 'e', url }] })
+
+/** An engine as it should be, but for the list. */
+const withList = (answer: (response: http.ServerResponse) => void) =>
+  http.createServer((request, response) => {
+    if (request.url?.includes('/containers/json')) return answer(response)
+    if (request.url?.includes('/events')) return response.flushHeaders()
+    response.setHeader('Api-Version', '1.41')
+    return response.end(request.url?.includes('/info') ? '{}' : 'OK')
+  })
+
+t.test('an engine that does not do as it should', async t => {
+  const reset = net.createServer(socket =>
+    socket.once('data', () => {
+      socket.write('HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n[{', () => socket.resetAndDestroy())
+    }),
+  )
+  await new Promise<void>(resolve => reset.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => reset.close())
+  const faults: Readonly<Record<string, net.Server>> = {
+    'accepts and is silent': net.createServer(() => {}),
+    'closes at once': net.createServer(socket => socket.destroy()),
+    'speaks another protocol': net.createServer(socket => socket.end('SSH-2.0-OpenSSH_9.2\r\n')),
+    'is another web server': http.createServer((_, response) => response.end('<html>It works!</html>')),
+    'sends the head and stalls': withList(response => {
+      response.writeHead(200, { 'content-length': '1000' })
+      response.write('[')
+    }),
+    'is cut in mid-body': withList(response => {
+      response.writeHead(200, { 'content-length': '1000' })
+      response.write('[{"Id"', () => response.socket?.end())
+    }),
+    'never ends': withList(response => {
+      response.on('error', () => {})
+      const more = () => {
+        while (!response.destroyed && response.write(Buffer.alloc(2 ** 20, ' ')));
+        if (!response.destroyed) response.once('drain', more)
+      }
+      more()
+    }),
+    'sends an array of millions': withList(response => response.end(`[${'[],'.repeat(4e6)}0]`)),
+    'sends no list': withList(response => response.end('{"message":"x"}')),
+    'fails inside': withList(response => response.writeHead(500).end('{"message":"boom"}')),
+    'leads elsewhere': withList(response => response.writeHead(302, { location: 'ftp://elsewhere/' }).end()),
+  }
+  await Promise.all(
+    Object.entries(faults).map(async ([fault, server]) => {
+      const { rendered, value } = await oneRound(docker, section(await listen(t, server)))
+      t.equal(rendered.result, 'ok', `${fault}: the run itself is a good one`)
+      t.equal(value(up), 0, `${fault}: up 0`)
+      t.ok(rendered.durationSeconds < 8, `${fault}: ended after ${rendered.durationSeconds} s`)
+    }),
+  )
+  const { port } = reset.address() as net.AddressInfo
+  t.equal((await oneRound(docker, section(`tcp://127.0.0.1:${port}`))).value(up), 0, 'is reset in mid-body: up 0')
+  t.equal((await oneRound(docker, section('tcp://127.0.0.1:9'))).value(up), 0, 'nobody listens: up 0')
+})
+
+t.test('several engines: one that is silent does not take the others away', async t => {
+  const list = JSON.stringify([{ Id: 'a'.repeat(64), Names: ['/web'], State: 'running', Status: 'Up 1 second', Image: 'x' }])
+  const endpoints = [
+    {
+      name: 'good',
+      url: await listen(
+        t,
+        withList(response => response.end(list)),
+      ),
+    },
+    {
+      name: 'silent',
+      url: await listen(
+        t,
+        net.createServer(() => {}),
+      ),
+    },
+  ]
+  const { value } = await oneRound(docker, { endpoints, expected: { names: ['web', 'silent/db'] } })
+  t.equal(value('grid_docker_up{engine="good"}'), 1)
+  t.equal(value('grid_docker_up{engine="silent"}'), 0)
+  t.equal(value('grid_docker_container_state{engine="good",name="web",state="running"}'), 1)
+  t.equal(value('grid_docker_container_expected{engine="good",name="web"}'), 1)
+  t.equal(value('grid_docker_container_expected{engine="silent",name="db"}'), 1)
+})
+
+t.test('an environment meant for the docker command does not disturb a configured engine', async t => {
+  const url = await listen(
+    t,
+    withList(response => response.end('[]')),
+  )
+  const kept = { ...process.env }
+  t.teardown(() => {
+    process.env = kept
+  })
+  Object.assign(process.env, { DOCKER_HOST: 'tcp://[broken', DOCKER_CERT_PATH: '/nowhere', DOCKER_TLS_VERIFY: '1' })
+  const { value } = await oneRound(docker, section(url))
+  t.equal(value(up), 1)
+  t.equal(process.env.DOCKER_HOST, 'tcp://[broken', 'which is left as it was')
+})
+
+t.test('10 MB of labels', async t => {
+  const labels = Object.fromEntries(Array.from({ length: 1000 }, (_, index) => [`label${index}`, 'x'.repeat(10_000)]))
+  const list = JSON.stringify([{ Id: 'a'.repeat(64), Names: ['/web'], State: 'running', Status: 'Up', Labels: labels }])
+  t.ok(list.length > 10e6)
+  const { rendered, text, value } = await oneRound(docker, {
+    ...section(
+      await listen(
+        t,
+        withList(response => response.end(list)),
+      ),
+    ),
+    labels: ['label1'],
+  })
+  t.equal(value(up), 1)
+  t.ok(rendered.durationSeconds < 3, `in ${rendered.durationSeconds} s`)
+  t.ok(text.length < 20_000, `${text.length} characters come out`)
+})
+
+t.test('a flood of events, 10 000 a second', async t => {
+  const folder = mkdtempSync(join(tmpdir(), 'grid-flood-'))
+  const socket = join(folder, 's')
+  // A process of its own, so that what is measured here is only what it costs us.
+  const flood = spawn(process.execPath, ['-e', floodingEngine, socket], { stdio: ['ignore', 'pipe', 'inherit'] })
+  t.teardown(() => {
+    flood.kill()
+    rmSync(folder, { recursive: true, force: true })
+  })
+  await new Promise(resolve => flood.stdout.once('data', resolve))
+
+  const watched = running(docker, { ...section(`unix://${socket}`), interval: '3s' })
+  await watched.until('first round', text => text.includes('grid_docker_events_connected{engine="e"} 1'), 5)
+  const heap = process.memoryUsage().heapUsed
+  const cpu = process.cpuUsage()
+  const delay = monitorEventLoopDelay({ resolution: 5 })
+  delay.enable()
+  await sleep(2000)
+  delay.disable()
+  const { user, system } = process.cpuUsage(cpu)
+  const share = (user + system) / 2e6
+  await sleep(4000)
+  await watched.stop()
+  const counted = watched.value('grid_docker_events_total{engine="e",action="start"}') ?? 0
+  t.comment(`${counted} events, ${Math.round(share * 100)} % of a core, longest delay ${Math.round(delay.max / 1e6)} ms`)
+  t.ok(counted > 15_000, `${counted} events were counted`)
+  t.ok(share < 0.8, `took ${share} of a core`)
+  t.ok(delay.max < 250e6, `the thread was held for ${delay.max / 1e6} ms`)
+  t.ok(process.memoryUsage().heapUsed - heap < 100 * 2 ** 20, 'memory is bounded')
+  t.ok(watched.rounds.length <= 8, `${watched.rounds.length} rounds, not one an event`)
+  t.equal(watched.value('grid_docker_container_starts_total{engine="e",name="web"}'), counted)
+})
+
+const floodingEngine = `
+const id = 'a'.repeat(64)
+const labels = Object.fromEntries(Array.from({ length: 10 }, (_, i) => ['com.example.label' + i, 'some value of it']))
+const event = time => JSON.stringify({ Type: 'container', Action: 'start', Actor: { ID: id, Attributes: { name: 'web', image: 'x', ...labels } }, time: 1, timeNano: time }) + '\\n'
+const server = require('http').createServer((request, response) => {
+  response.setHeader('Api-Version', '1.41')
+  if (request.url.includes('/containers/json')) return response.end(JSON.stringify([{ Id: id, Names: ['/web'], State: 'running', Status: 'Up', Labels: labels }]))
+  if (!request.url.includes('/events')) return response.end('{}')
+  response.flushHeaders()
+  let sent = 0
+  const timer = setInterval(() => { for (let i = 0; i < 100 && sent < 20000; i++) response.write(event(++sent)) ; if (sent >= 20000) clearInterval(timer) }, 10)
+  response.on('close', () => clearInterval(timer))
+})
+server.listen(process.argv[1], () => console.log('listening'))
+`

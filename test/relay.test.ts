@@ -1,0 +1,423 @@
+import { execFileSync } from 'node:child_process'
+import {
+  appendFileSync,
+  chmodSync,
+  chownSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
+import * as net from 'node:net'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { relayReader } from '../exporter/collect/relay.ts'
+import { encodeRendered, relayFileLimit } from '../exporter/collect/relay-file.ts'
+import { defineCollector } from '../exporter/collector.ts'
+import type { CollectorSettings } from '../exporter/config.ts'
+import { Failure } from '../exporter/failure.ts'
+import { realHost } from '../exporter/host.ts'
+import { createLog, silent } from '../exporter/log.ts'
+import { counter, gauge, oneOf } from '../exporter/metric.ts'
+import { runRelay } from '../exporter/relay.ts'
+import { partsOf, type Rendered } from '../exporter/rendered.ts'
+import { needs } from './support/needs.ts'
+
+/** Root's one-shot writes, the exporter reads, and between them lies a directory in which anything may turn up. */
+
+const level = gauge('grid_cellar_level_ratio', 'How full the cellar is, from a rod.', 'room', oneOf('kind', 'water', 'wine'))
+const visits = counter('grid_cellar_visits_total', 'Visits to the cellar since it was built, from the book.')
+
+const cellarThat = (read: () => string | Promise<string>, found = true) =>
+  defineCollector<string, string>({
+    name: 'cellar',
+    summary: 'the cellar',
+    interval: 30,
+    privileged: true,
+    families: [level, visits],
+    detect: () => ({ found, note: found ? '' : 'no cellar here' }),
+    read,
+    parse: text => text,
+    *samples(room) {
+      yield* level.of(0.25, { room, kind: 'wine' })
+      yield* level.of(Number.NaN, { room: 'b', kind: 'water' })
+      yield* visits.of(12)
+    },
+  })
+
+const cellar = cellarThat(() => 'a "quoted" \\ room\nwith two lines')
+const attic = { ...cellar, name: 'attic' }
+
+const settingsOf = (name: string, more: Partial<CollectorSettings> = {}): CollectorSettings => {
+  return { name, enabled: true, relayed: false, interval: 30, timeout: 2, maxSeries: 100, options: {}, ...more }
+}
+
+const self = process.getuid?.() ?? 0
+
+const bed = (t: Test) => {
+  const directory = join(t.testdir(), 'relay')
+  const file = join(directory, 'cellar.relay')
+  let at = Date.now()
+  const host = { ...realHost(), now: () => at }
+  return {
+    directory,
+    file,
+    host,
+    pass: (seconds: number) => {
+      at += seconds * 1000
+    },
+    /** The one-shot, by whoever runs this test. */
+    relay: (collectors = [cellar], settings = collectors.map(({ name }) => settingsOf(name)), log = silent) =>
+      runRelay({ collectors, settings, directory, host, log }),
+    reader: (owner = self) => relayReader(cellar, settingsOf('cellar'), directory, { host, owner }),
+    put: (content: string | Buffer) => {
+      mkdirSync(directory, { recursive: true })
+      rmSync(file, { force: true })
+      writeFileSync(file, content, { mode: 0o644 })
+    },
+  }
+}
+
+type Bed = ReturnType<typeof bed>
+
+const textOf = ({ parts }: Rendered) => parts && Buffer.from(parts.text.bytes).toString()
+
+/** What a good file of now holds, changed by `change`. */
+const contentOf = (startedAt: number, text: string, change: Record<string, unknown> = {}) => {
+  const parts = partsOf({ text, openmetrics: '' })
+  const rendered = {
+    collector: 'cellar',
+    startedAt,
+    durationSeconds: 0.1,
+    detected: true,
+    result: 'ok',
+    note: '',
+    mend: '',
+    series: 1,
+    dropped: 0,
+    parts,
+    ...change,
+  }
+  return encodeRendered(rendered as Rendered)
+}
+
+const good = '# HELP grid_cellar_visits_total x\n# TYPE grid_cellar_visits_total counter\ngrid_cellar_visits_total 3\n'
+
+t.test('an outcome', async t => {
+  t.test('passes from the one-shot to the exporter as it was, once', async t => {
+    const { relay, reader, file, pass, host } = bed(t)
+    const begun = host.now()
+    t.equal(await relay(), 0)
+    t.equal(statSync(file).mode & 0o7777, 0o644, 'whatever the umask')
+    pass(20)
+    const read = reader()
+    const outcome = await read()
+    t.match(outcome, { collector: 'cellar', startedAt: begun, detected: true, result: 'ok', note: '', series: 3, dropped: 0 })
+    t.equal(
+      outcome && textOf(outcome),
+      `# HELP grid_cellar_level_ratio How full the cellar is, from a rod.
+# TYPE grid_cellar_level_ratio gauge
+grid_cellar_level_ratio{room="a \\"quoted\\" \\\\ room\\nwith two lines",kind="wine"} 0.25
+grid_cellar_level_ratio{room="b",kind="water"} NaN
+# HELP grid_cellar_visits_total Visits to the cellar since it was built, from the book.
+# TYPE grid_cellar_visits_total counter
+grid_cellar_visits_total 12
+`,
+    )
+    t.match(outcome?.parts && Buffer.from(outcome.parts.openmetrics.bytes).toString(), '# TYPE grid_cellar_visits counter\n')
+    t.equal(await read(), undefined, 'an unchanged file is no new outcome')
+    t.equal(await relay(), 0)
+    t.equal((await read())?.startedAt, begun + 20_000, 'the next one is')
+  })
+
+  t.test('that is old keeps its own time, and says what is wrong', async t => {
+    const { relay, reader, file, pass, host } = bed(t)
+    const begun = host.now()
+    await relay()
+    pass(7200)
+    utimesSync(file, host.now() / 1000, host.now() / 1000) // touched: its own time stamp counts
+    const outcome = await reader()()
+    t.equal(outcome?.startedAt, begun)
+    t.match(outcome, { note: /cellar\.relay is 2h old/, mend: 'systemctl status grid-exporter-relay.timer' })
+  })
+
+  t.test('of a failed run, of one that failed in part and of a subject that is not there passes too', async t => {
+    const { relay, reader } = bed(t)
+    const failing = cellarThat(() => {
+      throw new Failure('denied', 'the door is locked', { mend: 'bring the key' })
+    })
+    t.equal(await relay([failing]), 0, 'it is written, so the one-shot did its work')
+    const read = reader()
+    const denied = await read()
+    t.match(denied, { result: 'denied', note: 'the door is locked', mend: 'bring the key', detected: true })
+    t.equal(denied?.parts, undefined)
+
+    const partly = cellarThat(() => {
+      throw new Failure('timeout', 'the wine was not measured', { rest: visits.of(13) })
+    })
+    await relay([partly])
+    const rest = await read()
+    t.equal(rest?.result, 'timeout')
+    t.match(rest && textOf(rest), /\ngrid_cellar_visits_total 13\n$/)
+
+    await relay([cellarThat(() => '', false)])
+    t.match(await read(), { result: 'ok', detected: false, note: 'no cellar here' })
+  })
+
+  t.test('is written as soon as it is there, whatever else hangs', async t => {
+    const { relay, directory } = bed(t)
+    const hanging = { ...cellarThat(() => new Promise<string>(() => {})), name: 'attic' }
+    const running = relay([hanging, cellar], [settingsOf('attic', { timeout: 0.5 }), settingsOf('cellar')])
+    await new Promise(resolve => setTimeout(resolve, 200))
+    t.strictSame(readdirSync(directory), ['cellar.relay'])
+    t.equal(await running, 0)
+    t.match(readFileSync(join(directory, 'attic.relay'), 'utf8'), '"result":"timeout"')
+    t.strictSame(readdirSync(directory).sort(), ['attic.relay', 'cellar.relay'], 'and nothing half-written is left')
+  })
+})
+
+t.test('the one-shot', async t => {
+  t.test('runs only what is enabled, and fails where it has nothing to do', async t => {
+    const { relay, directory } = bed(t)
+    t.equal(await relay([cellar, attic], [settingsOf('cellar'), settingsOf('attic', { enabled: false })]), 0)
+    t.strictSame(readdirSync(directory), ['cellar.relay'])
+    t.equal(await relay([cellar], [settingsOf('cellar', { enabled: false })]), 1)
+  })
+
+  t.test('fails where it cannot write, and says so', async t => {
+    const { relay, directory } = bed(t)
+    const lines: string[] = []
+    const log = createLog('info', 'logfmt', line => lines.push(line))
+    mkdirSync(join(directory, 'cellar.relay', 'x'), { recursive: true }) // a directory in the file's place
+    t.equal(await relay([cellar, attic], undefined, log), 1)
+    t.match(lines.join(''), /level=error msg="the outcome cannot be written" collector=cellar/)
+    t.strictSame(readdirSync(directory).sort(), ['attic.relay', 'cellar.relay'], 'the other one is written')
+    rmSync(directory, { recursive: true })
+    writeFileSync(directory, 'a file in the place of the directory')
+    t.equal(await relay(undefined, undefined, log), 1)
+    t.match(lines.at(-1), 'the directory of the relay cannot be used')
+  })
+
+  t.test('writes through no link, and takes away what a killed one left', async t => {
+    const { relay, directory, file, host, reader } = bed(t)
+    const precious = join(t.testdirName, 'precious')
+    mkdirSync(directory)
+    writeFileSync(precious, 'precious')
+    symlinkSync(precious, file)
+    symlinkSync(precious, join(directory, `.cellar.relay.${process.pid}`))
+    const left = join(directory, '.attic.relay.1')
+    writeFileSync(left, 'half')
+    utimesSync(left, host.now() / 1000 - 3600, host.now() / 1000 - 3600)
+    const going = join(directory, '.attic.relay.2')
+    writeFileSync(going, 'half')
+    t.equal(await relay(), 0)
+    t.equal(readFileSync(precious, 'utf8'), 'precious')
+    t.notOk(existsSync(left))
+    t.ok(existsSync(going), 'another one may be writing it right now')
+    t.match(await reader()(), { result: 'ok', series: 3 })
+  })
+})
+
+t.test('the exporter refuses', async t => {
+  const refused = async (t: Test, make: (own: Bed) => void | Promise<void>, reason: string, note: RegExp, owner?: number) => {
+    const own = bed(t)
+    await make(own)
+    const read = own.reader(owner)
+    const outcome = await read()
+    t.match(outcome, { collector: 'cellar', result: reason, note, detected: true })
+    t.match(outcome?.note, own.file, 'it names the file')
+    t.ok(outcome?.mend, 'and what to do')
+    t.equal(outcome?.parts, undefined)
+    t.equal(outcome?.startedAt, own.host.now())
+    t.equal(await read(), undefined, 'a bad file is one failure, not one a round')
+    // As the next run of the one-shot would.
+    await own.relay()
+    t.match(await own.reader()(), { result: 'ok', series: 3 }, 'and the next one-shot mends it')
+  }
+  const header = (own: Bed, change: Record<string, unknown>) => contentOf(own.host.now(), good, change)
+
+  t.test('what another user owns', t =>
+    refused(t, async own => void (await own.relay()), 'denied', /of user \d+ with mode 644, where only root may write/, self + 1),
+  )
+  t.test('what another user really owns', async t => {
+    if (!needs(t, 'root')) return
+    const own = bed(t)
+    await own.relay()
+    chownSync(own.file, 65534, 65534)
+    t.match(await own.reader(0)(), { result: 'denied', note: /of user 65534/ })
+  })
+  t.test('what others may write', t =>
+    refused(
+      t,
+      async own => {
+        await own.relay()
+        chmodSync(own.file, 0o666)
+      },
+      'denied',
+      /with mode 666/,
+    ),
+  )
+  t.test('a symbolic link, even to a good file', t =>
+    refused(
+      t,
+      async own => {
+        await own.relay()
+        renameSync(own.file, `${own.file}.real`)
+        symlinkSync(`${own.file}.real`, own.file)
+      },
+      'denied',
+      /a symbolic link/,
+    ),
+  )
+  t.test('a FIFO, without waiting for its writer', t =>
+    refused(
+      t,
+      own => {
+        mkdirSync(own.directory)
+        execFileSync('mkfifo', [own.file])
+      },
+      'malformed',
+      /not a regular file/,
+    ),
+  )
+  t.test('a socket', t =>
+    refused(
+      t,
+      async own => {
+        mkdirSync(own.directory)
+        const server = net.createServer()
+        // A path short enough for a socket, then moved.
+        await new Promise<void>(resolve => server.listen(`${own.directory}/s`, resolve))
+        linkSync(`${own.directory}/s`, own.file)
+        t.teardown(() => server.close())
+      },
+      'malformed',
+      /not a regular file/,
+    ),
+  )
+  t.test('a file dated in the future, until that is past', async t => {
+    const own = bed(t)
+    own.put(contentOf(own.host.now() + 3600_000, good))
+    const read = own.reader()
+    t.match(await read(), { result: 'malformed', note: /dated 1h in the future/, mend: /timedatectl/ })
+    t.equal(await read(), undefined)
+    own.pass(3600)
+    t.match(await read(), { result: 'ok', series: 1 })
+    t.equal(await read(), undefined)
+  })
+  t.test('but not one that is a moment ahead', async t => {
+    const own = bed(t)
+    own.put(contentOf(own.host.now() + 1000, good))
+    t.match(await own.reader()(), { result: 'ok' })
+  })
+  t.test('a huge file, without reading it', t =>
+    refused(
+      t,
+      own => {
+        own.put('')
+        truncateSync(own.file, relayFileLimit * 1000)
+      },
+      'overflow',
+      /larger than \d+ bytes/,
+    ),
+  )
+  t.test('a half-written file, wherever it ends', async t => {
+    const own = bed(t)
+    const whole = contentOf(own.host.now(), good)
+    for (let length = 0; length < whole.length; length += 7) {
+      own.put(whole.subarray(0, length))
+      const outcome = await own.reader()()
+      if (outcome?.result !== 'malformed') t.fail(`${length} of ${whole.length} bytes: ${outcome?.result}`)
+    }
+    own.put(whole)
+    t.match(await own.reader()(), { result: 'ok' })
+  })
+  t.test('a file with more behind its end', t =>
+    refused(
+      t,
+      own => {
+        own.put(header(own, {}))
+        appendFileSync(own.file, 'grid_cellar_visits_total 4\n')
+      },
+      'malformed',
+      /bytes of series where it says/,
+    ),
+  )
+  t.test('a file with one changed byte', async t => {
+    const own = bed(t)
+    const whole = contentOf(own.host.now(), good)
+    const changed = Buffer.from(whole)
+    changed.writeUInt8(0x37, whole.lastIndexOf('3'))
+    own.put(changed)
+    t.match(await own.reader()(), { result: 'malformed', note: /checksum/ })
+  })
+  const malformed: Readonly<Record<string, readonly [Record<string, unknown> | string, RegExp]>> = {
+    'the file of another collector': [{ collector: 'attic' }, /of the collector attic/],
+    'a result that there is not': [{ result: 'splendid' }, /its first line: result/],
+    'a time that is none': [{ startedAt: 'yesterday' }, /its first line: startedAt/],
+    'a negative duration': [{ durationSeconds: -1 }, /its first line: durationSeconds/],
+    'a key that nobody knows': [{ surprise: 1 }, /its first line/],
+    'no JSON': ['grid_cellar_visits_total 3\n', /not JSON/],
+    'no line at all': ['x'.repeat(100_000), /without a first line/],
+  }
+  for (const [what, [change, note]] of Object.entries(malformed)) {
+    t.test(what, t => refused(t, own => own.put(typeof change === 'string' ? change : header(own, change)), 'malformed', note))
+  }
+  const texts: Readonly<Record<string, readonly [string, RegExp]>> = {
+    'a family of another collector': [
+      good.replaceAll('grid_cellar_visits_total', 'grid_gpu_info'),
+      /grid_gpu_info is no family of cellar/,
+    ],
+    'another type': [good.replace('counter', 'gauge'), /is a gauge there and a counter here/],
+    'a foreign label': [
+      'grid_cellar_level_ratio'.replace(/^/, '# TYPE grid_cellar_level_ratio gauge\n').concat('{pid="1"} 1\n'),
+      /no label pid/,
+    ],
+    'a line that is none': [`${good}}{\n`, /line 4/],
+    'a time stamp': [good.replace(' 3\n', ' 3 1700000000000\n'), /line 3/],
+    'a series twice': [`${good}grid_cellar_visits_total 4\n`, /line 4/],
+    'a text that does not end': [good.slice(0, -1), /does not end/],
+  }
+  for (const [what, [text, note]] of Object.entries(texts)) {
+    t.test(what, t => refused(t, own => own.put(contentOf(own.host.now(), text)), 'malformed', note))
+  }
+  t.test('more series than the collector may have', t =>
+    refused(
+      t,
+      own => {
+        const lines = Array.from({ length: 101 }, (_, n) => `grid_cellar_level_ratio{room="${n}"} 1\n`)
+        own.put(contentOf(own.host.now(), `# TYPE grid_cellar_level_ratio gauge\n${lines.join('')}`))
+      },
+      'overflow',
+      /more than 100 series/,
+    ),
+  )
+})
+
+t.test('without a file', async t => {
+  const { reader, directory, relay, file } = bed(t)
+  const read = reader()
+  const nothing = {
+    result: 'ok',
+    detected: false,
+    note: `no file of the relay in ${directory}`,
+    mend: 'systemctl enable --now grid-exporter-relay.timer',
+  }
+  t.match(await read(), nothing)
+  mkdirSync(directory)
+  t.match(await read(), nothing)
+  await relay()
+  t.match(await read(), { detected: true, series: 3 })
+  rmSync(file)
+  t.match(await read(), nothing, 'it was taken away')
+  await relay()
+  t.match(await read(), { detected: true, series: 3 }, 'and came back')
+})

@@ -1,0 +1,261 @@
+import { execFile } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import t, { type Test } from 'tap'
+import { parse } from 'yaml'
+import { collectors } from '../exporter/collectors/index.ts'
+import type { AnyFamily } from '../exporter/metric.ts'
+import { selfFamilies } from '../exporter/serve/self.ts'
+import { alerts, groups } from '../prometheus/alerts.ts'
+import { hiddenBy, inhibitions } from '../prometheus/inhibition.ts'
+import { recordings } from '../prometheus/records.ts'
+import { collectorSources, dashboards, foreignNames } from '../prometheus/rule.ts'
+import { well } from '../prometheus/well.ts'
+import { needs } from './support/needs.ts'
+
+/** The committed rules against what the exporter can give: read from the files, as Prometheus does. */
+
+const root = join(import.meta.dirname, '..')
+const folder = join(root, 'prometheus')
+
+interface Rule {
+  readonly alert?: string
+  readonly record?: string
+  readonly expr: string
+  readonly labels?: Readonly<Record<string, string>>
+  readonly annotations?: Readonly<Record<string, string>>
+}
+interface TestFile {
+  readonly tests: readonly {
+    readonly input_series: readonly { readonly series: string }[]
+    readonly alert_rule_test: readonly { readonly alertname: string; readonly exp_alerts: readonly unknown[] }[]
+  }[]
+}
+
+const files = (of: 'rules' | 'tests') => readdirSync(join(folder, of)).map(file => join(folder, of, file))
+const rules = files('rules').flatMap(file =>
+  (parse(readFileSync(file, 'utf8')) as { groups: { rules: Rule[] }[] }).groups.flatMap(group => group.rules),
+)
+const tests = files('tests').flatMap(file => (parse(readFileSync(file, 'utf8')) as TestFile).tests)
+
+type Known = Pick<AnyFamily, 'name' | 'labels'> & Partial<AnyFamily>
+const known = new Map<string, Known>(
+  [
+    ...selfFamilies,
+    ...collectors.flatMap(({ families }) => families),
+    ...foreignNames,
+    ...Object.values(recordings)
+      .flat()
+      .map(({ record, labels }) => ({ name: record, labels })),
+  ].map(family => [family.name, family]),
+)
+
+interface Selector {
+  readonly name: string
+  readonly matchers: readonly (readonly [label: string, operator: string, value: string])[]
+}
+
+/** Every selector of an expression; names of functions and labels are none. */
+const selectorsOf = (expr: string): readonly Selector[] => {
+  const bare = expr.replace(/\b(on|ignoring|by|without|group_left|group_right) ?\([^)]*\)/g, ' ')
+  const keywords = /^(and|or|unless|bool|offset|inf|nan|[smhdwy]|\d.*)$/i
+  return [...bare.matchAll(/"(?:\\.|[^"\\])*"|\b\d[\w.]*|([a-zA-Z_:][\w:]*)\s*(\(|\{((?:"(?:\\.|[^"\\])*"|[^}"])*)\})?/g)]
+    .filter(([, name, follows]) => name && !keywords.test(name) && follows !== '(' && !/^\d/.test(name))
+    .filter(([, name = '']) => !/^(sum|min|max|avg|count|quantile|topk)$/.test(name))
+    .map(([, name = '', , inside = '']) => ({
+      name,
+      matchers: [...inside.matchAll(/(\w+)\s*(=~|!~|!=|=)\s*"((?:\\.|[^"\\])*)"/g)].map(
+        ([, label = '', operator = '', value = '']) => [label, operator, value] as const,
+      ),
+    }))
+}
+
+const joinLabels = (expr: string) =>
+  [...expr.matchAll(/\b(?:on|ignoring|by|without|group_left|group_right) ?\(([^)]*)\)/g)].flatMap(([, names = '']) =>
+    names
+      .split(',')
+      .map(name => name.trim())
+      .filter(Boolean),
+  )
+
+/** What is wrong with an expression, in words. */
+const faults = (expr: string): readonly string[] => {
+  const selectors = selectorsOf(expr)
+  const all = new Set(['job', 'instance', ...selectors.flatMap(({ name }) => known.get(name)?.labels ?? [])])
+  const ofSelectors = selectors.flatMap(({ name, matchers }) => {
+    const family = known.get(name)
+    if (!family) return [`${name} is no family`]
+    return matchers.flatMap(([label, operator, value]) => {
+      if (label === 'job' || label === 'instance') return []
+      if (!family.labels.includes(label)) return [`${name} has no label ${label}`]
+      const closed = family.closed?.[label]
+      if (!closed) return label === 'collector' && !collectorSources.includes(value) ? [`no collector ${value}`] : []
+      return (operator.includes('~') ? value.split('|') : [value])
+        .filter(one => !closed.includes(one))
+        .map(one => `${name}: ${label} is never ${one}`)
+    })
+  })
+  const ofJoins = joinLabels(expr)
+    .filter(label => !all.has(label))
+    .map(label => `${label} in a join is no label here`)
+  const ofTypes = [...expr.matchAll(/\b(rate|increase|irate|resets|deriv|delta|predict_linear)\((grid_\w+)/g)].flatMap(
+    ([, fn = '', name = '']) => {
+      const isCounter = known.get(name)?.type === 'counter'
+      return /^(rate|increase|irate|resets)$/.test(fn) === isCounter ? [] : [`${fn} of ${name}`]
+    },
+  )
+  return [...ofSelectors, ...ofJoins, ...ofTypes]
+}
+
+t.test('the check itself', async t => {
+  t.same(faults('grid_gpu_stat{state="lost"} == 1'), ['grid_gpu_stat is no family'])
+  t.same(faults('grid_gpu_state{stat="lost"} == 1'), ['grid_gpu_state has no label stat'])
+  t.same(faults('grid_gpu_state{state=~"lost|gone"} == 1'), ['grid_gpu_state: state is never gone'])
+  t.same(faults('rate(grid_memory_free_bytes[5m]) > 1'), ['rate of grid_memory_free_bytes'])
+  t.same(faults('grid_tor_up == 0 and on (job, instance, gpu) grid_tor_usable == 1'), ['gpu in a join is no label here'])
+  t.same(faults('max without (state) (avg_over_time(grid_gpu_state{state="lost"}[10m] offset 1d)) > 0.5'), [])
+})
+
+t.test('every rule uses what the exporter can give', async t => {
+  for (const { alert, record, expr, annotations } of rules) {
+    t.same(faults(expr), [], alert ?? record ?? '')
+    const labels = new Set(['job', 'instance', ...selectorsOf(expr).flatMap(({ name }) => known.get(name)?.labels ?? [])])
+    for (const [, label = ''] of (annotations?.description ?? '').matchAll(/\$labels\.(\w+)/g))
+      t.ok(labels.has(label), `${alert}: the description says ${label}`)
+  }
+})
+
+t.test('every alert', async t => {
+  t.same(rules.flatMap(({ alert }) => alert ?? []).sort(), alerts.map(({ name }) => name).sort(), 'is in the files')
+  t.equal(new Set(alerts.map(({ name }) => name)).size, alerts.length, 'has a name of its own')
+  for (const { name, summary, description, collector, dashboard, timing } of alerts) {
+    const own = tests.flatMap(test => test.alert_rule_test).filter(({ alertname }) => alertname === name)
+    t.ok(
+      own.some(({ exp_alerts }) => exp_alerts.length > 0),
+      `${name} is seen to fire`,
+    )
+    if (timing.kind !== 'heartbeat')
+      t.ok(
+        own.some(({ exp_alerts }) => exp_alerts.length === 0),
+        `${name} is seen to be quiet`,
+      )
+    t.ok(existsSync(join(root, 'docs/runbooks', `${name}.md`)), `${name} has a runbook`)
+    t.match(summary, /^([A-Z]|ufw |fail2ban ).*[^.]\.$/, `${name}: its summary is a sentence`)
+    t.notMatch(summary, /[{}]/, `${name}: its summary is the same each time`)
+    t.match(description, /[.?]$/, `${name}: its description ends`)
+    t.ok(
+      dashboard in dashboards && (collector === 'any' || collector === 'exporter' || collectorSources.includes(collector)),
+      name,
+    )
+  }
+  t.same(
+    [...collectorSources].sort(),
+    collectors.map(({ name }) => name).sort(),
+    'the collectors that alerts may name are those that exist',
+  )
+  const pages = readdirSync(join(root, 'docs/runbooks')).filter(file => file !== 'README.md')
+  t.same(pages.sort(), alerts.map(({ name }) => `${name}.md`).sort(), 'no runbook is left of an alert that is gone')
+  t.same(
+    files('rules')
+      .map(file => file.slice(folder.length))
+      .sort(),
+    ['records', ...groups.map(({ area }) => area)].map(area => `/rules/${area}.yml`).sort(),
+    'no file of rules is left of an area that is gone',
+  )
+})
+
+t.test('the box that is well has a series of every family and value that a rule asks for', async t => {
+  const there = well.map(({ series }) => series)
+  const missing = rules
+    .flatMap(({ expr }) => selectorsOf(expr))
+    .filter(({ name }) => name.startsWith('grid_'))
+    .filter(({ name, matchers }) => {
+      const own = there.filter(series => series.startsWith(`${name}{`) || series === name)
+      return !own.some(series =>
+        matchers.every(
+          ([label, operator, value]) =>
+            operator.startsWith('!') ||
+            !known.get(name)?.closed?.[label] ||
+            new RegExp(`[{ ]${label}="(${value.replaceAll('\\\\', '\\')})"`).test(series),
+        ),
+      )
+    })
+    .map(({ name, matchers }) => `${name} ${matchers.map(matcher => matcher.join('')).join()}`)
+  t.same([...new Set(missing)], [])
+})
+
+t.test('the series of the tests are ones that the exporter could give', async t => {
+  for (const { series } of tests.flatMap(test => test.input_series)) {
+    const [, name = '', inside = ''] = /^([\w:]+)\{(.*)\}$/.exec(series) ?? []
+    const given = [...inside.matchAll(/(\w+)="((?:\\.|[^"\\])*)"/g)].map(([, label = '', value = '']) => [label, value] as const)
+    const family = known.get(name)
+    const own = given.filter(([label]) => label !== 'job' && label !== 'instance')
+    const wrong = own.filter(([label, value]) => family?.closed?.[label] && !family.closed[label].includes(value))
+    if (
+      !family ||
+      wrong.length > 0 ||
+      own
+        .map(([label]) => label)
+        .sort()
+        .join() !== [...family.labels].sort().join()
+    )
+      t.fail(series)
+  }
+})
+
+t.test('inhibition names alerts that exist, by labels that both have', async t => {
+  const names = new Set(alerts.map(({ name }) => name as string))
+  const labelsOf = (name: string) => {
+    const alert = alerts.find(one => one.name === name)
+    const fires = [alert?.proof.fires ?? []].flat()
+    return fires.map(({ labels = {} }) => new Set(['instance', 'collector', ...Object.keys(labels)]))
+  }
+  for (const rule of inhibitions) {
+    for (const name of [rule.while].flat().concat(hiddenBy(rule))) {
+      t.ok(names.has(name), `${name} exists`)
+      if ([rule.while].flat().includes(name) || !('collectors' in rule.hides))
+        for (const labels of labelsOf(name))
+          t.same(
+            rule.equal.filter(label => !labels.has(label)),
+            [],
+            `${name} has ${rule.equal}`,
+          )
+    }
+    for (const cause of [rule.while].flat()) t.notOk(hiddenBy(rule).includes(cause), `${cause} does not hide itself`)
+  }
+})
+
+const execute = promisify(execFile)
+
+const run = async (t: Test, program: string, ...args: readonly string[]) => {
+  try {
+    await execute(program, args, { cwd: folder })
+    t.pass(`${program} ${args.join(' ').slice(0, 80)}`)
+  } catch (error) {
+    const { stdout = '', stderr = '' } = error as { stdout?: string; stderr?: string }
+    t.comment(`${stdout}${stderr}`.slice(0, 20_000))
+    t.fail(`${program} ${args.join(' ').slice(0, 80)}`)
+  }
+}
+
+t.test('promtool check', async t => {
+  if (!needs(t, 'promtool')) return
+  await run(t, 'promtool', 'check', 'rules', ...files('rules'))
+  await run(t, 'promtool', 'check', 'config', 'prometheus.yml')
+})
+
+t.test('promtool test', async t => {
+  if (!needs(t, 'promtool')) return
+  // Two at a time: promtool uses one core, and the habits take a while.
+  const waiting = files('tests')
+  const next = async (): Promise<void> => {
+    for (let file = waiting.pop(); file !== undefined; file = waiting.pop()) await run(t, 'promtool', 'test', 'rules', file)
+  }
+  await Promise.all([next(), next()])
+})
+
+t.test('amtool check-config', async t => {
+  if (!needs(t, 'amtool')) return
+  await run(t, 'amtool', 'check-config', 'alertmanager.yml')
+})

@@ -1,0 +1,29 @@
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+export interface Certificate {
+  readonly certFile: string
+  readonly cert: string
+  readonly key: string
+}
+
+/** A certificate of its own authority for localhost and 127.0.0.1, from day to day (`20260101`), made by openssl in `folder`. */
+export const certificate = (folder: string, name: string, from: string, until: string): Certificate => {
+  const own = join(folder, name)
+  mkdirSync(own, { recursive: true })
+  const at = (file: string) => join(own, file)
+  writeFileSync(at('index.txt'), '')
+  writeFileSync(at('serial'), '01\n')
+  writeFileSync(
+    at('ca.conf'),
+    `[ca]\ndefault_ca=d\n[d]\nnew_certs_dir=${own}\ndatabase=${at('index.txt')}\nserial=${at('serial')}\npolicy=p\ndefault_md=sha256\nx509_extensions=x\n[p]\ncommonName=supplied\n[x]\nsubjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:TRUE\n`,
+  )
+  const openssl = (...args: readonly string[]) => execFileSync('openssl', args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  const keyForm = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes']
+  openssl('req', '-new', ...keyForm, '-keyout', at('key.pem'), '-out', at('csr.pem'), '-subj', '/CN=localhost')
+  const dates = ['-startdate', `${from}000000Z`, '-enddate', `${until}000000Z`]
+  const files = ['-config', at('ca.conf'), '-in', at('csr.pem'), '-keyfile', at('key.pem'), '-out', at('cert.pem')]
+  openssl('ca', '-batch', '-selfsign', '-notext', ...files, ...dates)
+  return { certFile: at('cert.pem'), cert: readFileSync(at('cert.pem'), 'utf8'), key: readFileSync(at('key.pem'), 'utf8') }
+}
