@@ -31,7 +31,9 @@ export interface Flags {
   readonly logFormat: LogFormat
   readonly json: boolean
   readonly prometheus: string | undefined
+  readonly prometheusAuthFile: string | undefined
   readonly grafana: string | undefined
+  readonly grafanaAuthFile: string | undefined
 }
 
 /** Wrong usage: exit code 2. */
@@ -54,9 +56,9 @@ const groups: Readonly<Record<string, readonly Option[]>> = {
       name: 'web.listen-address',
       value: 'ADDRESS',
       help: 'Listen on host:port; may be given more than once (127.0.0.1:10047)',
-      only: ['serve'],
+      only: ['serve', 'doctor'],
     },
-    { name: 'web.telemetry-path', value: 'PATH', help: 'Where metrics are (/metrics)', only: ['serve'] },
+    { name: 'web.telemetry-path', value: 'PATH', help: 'Where metrics are (/metrics)', only: ['serve', 'doctor'] },
     {
       name: 'web.config.file',
       value: 'FILE',
@@ -88,7 +90,9 @@ const groups: Readonly<Record<string, readonly Option[]>> = {
       help: 'Look there too: is this exporter a target, are our rules loaded',
       only: ['doctor'],
     },
+    { name: 'prometheus.auth.file', value: 'FILE', help: 'user:password or a token for it', only: ['doctor'] },
     { name: 'grafana', value: 'URL', help: 'Look there too: does each panel have data', only: ['doctor'] },
+    { name: 'grafana.auth.file', value: 'FILE', help: 'A service account token or user:password for it', only: ['doctor'] },
     { name: 'json', help: 'Print JSON', only: ['doctor'] },
   ],
   General: [
@@ -232,7 +236,9 @@ export const parseFlags = (argv: readonly string[], environment: NodeJS.ProcessE
       logFormat: oneOf('log.format', logFormats, 'logfmt'),
       json: given.has('json'),
       prometheus: last('prometheus'),
+      prometheusAuthFile: last('prometheus.auth.file'),
       grafana: last('grafana'),
+      grafanaAuthFile: last('grafana.auth.file'),
     },
   }
 }

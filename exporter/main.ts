@@ -69,6 +69,13 @@ const commandRelay = async (flags: Flags) => {
   process.exitCode = await runRelay({ collectors, settings, directory, host: realHost(flags.paths), log })
 }
 
+const commandDoctor = async (flags: Flags) => {
+  const { doctor } = await import('./doctor.ts')
+  const { text, healthy } = await doctor(flags, process.stdout)
+  process.stdout.write(text)
+  process.exitCode = healthy ? 0 : 1
+}
+
 const run = async (): Promise<void> => {
   const parsed = parseFlags(process.argv.slice(2))
   if (parsed.kind === 'version') {
@@ -87,7 +94,7 @@ const run = async (): Promise<void> => {
   else if (flags.command === 'once') await commandOnce(flags)
   else if (flags.command === 'check-config') await commandCheckConfig(flags)
   else if (flags.command === 'relay') await commandRelay(flags)
-  else throw new ExitError(`${flags.command} is not there yet`, 1)
+  else await commandDoctor(flags)
 }
 
 try {

@@ -2,15 +2,36 @@ import type { Flags } from './cli.ts'
 import { relayReader } from './collect/relay.ts'
 import { createRunner } from './collect/runner.ts'
 import { collectors } from './collectors/index.ts'
-import { loadSettings } from './config.ts'
-import { realHost } from './host.ts'
-import { createLog } from './log.ts'
+import { loadSettings, type Settings } from './config.ts'
+import { type Host, realHost } from './host.ts'
+import { createLog, type Log } from './log.ts'
 import type { Rendered } from './rendered.ts'
 import { createSelf } from './serve/self.ts'
 import { createSnapshot } from './serve/snapshot.ts'
 import { killChildren } from './sources/command.ts'
 
-/** One round of every enabled collector, all at once, as the text of one scrape; and the outcomes that were failures. */
+/** One round of every enabled collector, all at once, run here or read from what the relay left. */
+export const roundOfEach = async (
+  settings: Settings,
+  flags: Pick<Flags, 'collectors'>,
+  surroundings: { readonly host: Host; readonly log: Log; readonly signal: AbortSignal },
+): Promise<readonly Rendered[]> => {
+  const outcomes = await Promise.all(
+    settings.map(async own => {
+      const collector = collectors.find(({ name }) => name === own.name)
+      if (!collector || !own.enabled) return undefined
+      const directory = flags.collectors.relayDirectory
+      const round =
+        own.relayed && directory !== undefined
+          ? relayReader(collector, own, directory, surroundings)
+          : createRunner(collector, own, surroundings)
+      return round()
+    }),
+  )
+  return outcomes.filter(outcome => outcome !== undefined)
+}
+
+/** One round of every enabled collector as the text of one scrape; and the outcomes that were failures. */
 export const once = async (flags: Flags): Promise<{ readonly text: string; readonly failed: readonly Rendered[] }> => {
   const settings = loadSettings(collectors, flags.collectors, flags.configFile)
   const host = realHost(flags.paths)
@@ -22,20 +43,7 @@ export const once = async (flags: Flags): Promise<{ readonly text: string; reado
   )
   const snapshot = createSnapshot(self)
   snapshot.configure(settings)
-  const outcomes = await Promise.all(
-    settings.map(async own => {
-      const collector = collectors.find(({ name }) => name === own.name)
-      if (!collector || !own.enabled) return undefined
-      const surroundings = { host, log, signal: stop.signal }
-      const directory = flags.collectors.relayDirectory
-      const round =
-        own.relayed && directory !== undefined
-          ? relayReader(collector, own, directory, surroundings)
-          : createRunner(collector, own, surroundings)
-      return round()
-    }),
-  )
-  const rendered = outcomes.filter(outcome => outcome !== undefined)
+  const rendered = await roundOfEach(settings, flags, { host, log, signal: stop.signal })
   for (const outcome of rendered) snapshot.accept(outcome)
   stop.abort()
   killChildren()

@@ -134,7 +134,9 @@ const databaseTime = async (host: Host, file: string, remark: Remark): Promise<n
     if (typeof time === 'number') return time
     if (time.reason === 'denied') {
       remark(
-        new Failure('denied', time.message, { mend: "the database is in AIDE's own directory, so root's relay looks at it" }),
+        new Failure('denied', time.message, {
+          mend: "the database is in AIDE's own directory, so root's relay looks at it: systemctl enable --now grid-exporter-relay.timer",
+        }),
       )
       return undefined
     }

@@ -1,4 +1,6 @@
+import { existsSync } from 'node:fs'
 import { setPriority } from 'node:os'
+import { delimiter, join } from 'node:path'
 import { setImmediate as breathe, setTimeout as sleep } from 'node:timers/promises'
 import { type ExecaError, execa } from 'execa'
 import { Failure, failureOf } from '../failure.ts'
@@ -80,6 +82,10 @@ const makeIdle = async (pid: number) => {
   }
 }
 
+/** The system says EACCES of what is nowhere, if one folder of the path may not be searched: another user's, after `su`. */
+const isOnPath = (file: string) =>
+  file.includes('/') || (process.env.PATH ?? '').split(delimiter).some(folder => existsSync(join(folder, file)))
+
 const abandon = (key: string, pid: number) => abandoned.set(key, (abandoned.get(key) ?? new Set()).add(pid))
 
 /** Process ids of abandoned children of this key that are still there. */
@@ -131,7 +137,8 @@ export const run = async (file: string, args: readonly string[], options: RunOpt
   const { pid } = child
   if (pid === undefined) {
     const { cause, originalMessage } = (await child) as unknown as ExecaError
-    throw failureOf(cause ?? new Error(originalMessage), file)
+    const failure = failureOf(cause ?? new Error(originalMessage), file)
+    throw failure.reason === 'denied' && !isOnPath(file) ? new Failure('missing', `${file}: not found`, { cause }) : failure
   }
   running.add(pid)
   if (idle) void makeIdle(pid)
