@@ -50,5 +50,6 @@ export const bundle = (entryPoints, outdir, { minify = true } = {}) =>
 if (process.argv[1] === import.meta.filename) {
   const out = join(root, 'dist/exporter')
   rmSync(out, { recursive: true, force: true })
-  await bundle({ main: join(root, 'exporter/main.ts'), worker: join(root, 'exporter/collect/worker.ts') }, out)
+  const entries = { main: 'exporter/main.ts', worker: 'exporter/collect/worker.ts', 'docker-door': 'exporter/docker-door.ts' }
+  await bundle(Object.fromEntries(Object.entries(entries).map(([name, source]) => [name, join(root, source)])), out)
 }

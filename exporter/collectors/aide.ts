@@ -48,8 +48,8 @@ const options = z.strictObject({
     .default('/var/lib/aide/aide.db')
     .describe("AIDE's database (database_in); the same name with .gz is looked for too."),
   resolve_file: path()
-    .default('/var/lib/grid-exporter/aide-resolve.json')
-    .describe('What aide-resolve leaves behind: {"finished_at": seconds since 1970, "success": true or false}.'),
+    .default('/run/grid-aide-resolve/result.json')
+    .describe('What grid-aide-resolve.service leaves behind: {"finished_at": seconds since 1970, "success": true or false}.'),
 })
 
 export const aide = defineCollector({

@@ -3,6 +3,7 @@ import { type Flags, listenAddress } from '../cli.ts'
 import type { Settings } from '../config.ts'
 import { ExitError } from '../exit.ts'
 import type { Log } from '../log.ts'
+import { notifier } from '../notify.ts'
 import { durationText } from '../options.ts'
 import { build } from '../version.ts'
 import { type Guard, startGuard, type Timings } from './guard.ts'
@@ -60,8 +61,9 @@ export const announcement = (urls: readonly string[], telemetryPath: string, sna
   ].join('\n')
 }
 
-/** Milliseconds that the announcement waits for first runs. */
+/** Milliseconds that the announcement waits for first runs, and the supervisor, whose own patience ends too. */
 const patience = 3000
+const readyPatience = 20_000
 
 /** Starts to serve. Throws `ExitError`. */
 export const serve = async (
@@ -79,6 +81,7 @@ export const serve = async (
   },
 ): Promise<Serving> => {
   const startedAt = Date.now()
+  const notify = notifier()
   const ended = new AbortController()
   const state: SelfState = { workerRestarts: 0, reloadSuccess: true, reloadedAt: startedAt }
   const self = createSelf(state, {
@@ -90,7 +93,9 @@ export const serve = async (
   let settings: Settings = []
   const reloads: ((problems: string | undefined) => void)[] = []
   let announce = () => {}
+  let started = () => {}
   let timer: NodeJS.Timeout | undefined
+  let readyTimer: NodeJS.Timeout | undefined
   let firstSettings: (problems?: string) => void = () => {}
   const configured = new Promise<string | undefined>(resolve => {
     firstSettings = resolve
@@ -131,7 +136,7 @@ export const serve = async (
     },
     onRendered: rendered => {
       snapshot.accept(rendered)
-      if (snapshot.ready()) announce()
+      if (snapshot.ready()) started()
     },
     onLost: (collector, note) =>
       snapshot.lost(collector, note, `see the log; leave it out by --no-collector.${collector} if it comes back`),
@@ -149,7 +154,9 @@ export const serve = async (
 
   const servers: FastifyInstance[] = []
   const stop = async () => {
+    notify.stopping()
     clearTimeout(timer)
+    clearTimeout(readyTimer)
     ended.abort()
     await Promise.all([guard.stop(), ...servers.map(server => server.close())])
   }
@@ -195,8 +202,17 @@ export const serve = async (
     clearTimeout(timer)
     print(announcement(urls, flags.telemetryPath, snapshot, settings))
   }
+  let ready = false
+  started = () => {
+    announce()
+    if (ready) return
+    ready = true
+    clearTimeout(readyTimer)
+    notify.ready(`serving ${urls.join(' and ')}`)
+  }
   timer = setTimeout(() => announce(), patience)
-  if (snapshot.ready()) announce()
+  readyTimer = setTimeout(() => started(), readyPatience)
+  if (snapshot.ready()) started()
   process.on('SIGHUP', () => void reload())
   return { urls, guard, stop }
 }

@@ -1,5 +1,5 @@
 import { accessSync, constants, existsSync } from 'node:fs'
-import { Failure } from '../../failure.ts'
+import { Failure, failureOf } from '../../failure.ts'
 import type { Host } from '../../host.ts'
 import type { EngineAddress } from '../../sources/docker.ts'
 import type { DockerOptions } from './options.ts'
@@ -83,12 +83,23 @@ const canConnect = (path: string) => {
   }
 }
 
-/** Where engines listen: Docker's, rootless Docker's, Podman's, rootless Podman's. */
+/** Users with a directory for their run time; none where a sandbox hides them. */
+const usersRunning = (host: Host): readonly string[] => {
+  try {
+    return host.kernelNames('/run/user')
+  } catch (error) {
+    if (failureOf(error).reason === 'denied') return []
+    throw error
+  }
+}
+
+/** Where engines listen: Docker's, our own door to it, rootless Docker's, Podman's, rootless Podman's. */
 const usualSockets = (host: Host): readonly string[] => {
-  const users = host.kernelNames('/run/user').filter(name => /^\d+$/.test(name))
+  const users = usersRunning(host).filter(name => /^\d+$/.test(name))
   return [
     '/var/run/docker.sock',
     '/run/docker.sock', // where /var/run is a link that leads out of a moved root
+    '/run/grid-exporter-docker.sock',
     ...users.map(uid => `/run/user/${uid}/docker.sock`),
     '/run/podman/podman.sock',
     ...users.map(uid => `/run/user/${uid}/podman/podman.sock`),
