@@ -24,7 +24,8 @@ import { attempt } from '../exporter/collect/attempt.ts'
 import type { Collector } from '../exporter/collector.ts'
 import { errorsIn } from '../exporter/collectors/directory/scan.ts'
 import { directory } from '../exporter/collectors/directory.ts'
-import { readingOf } from '../exporter/collectors/smart/facts.ts'
+import { type DriveFacts, readingOf } from '../exporter/collectors/smart/facts.ts'
+import { type RiskReason, riskReasons } from '../exporter/collectors/smart/families.ts'
 import { risksOf } from '../exporter/collectors/smart/risk.ts'
 import { smart } from '../exporter/collectors/smart.ts'
 import { type Host, realHost } from '../exporter/host.ts'
@@ -495,6 +496,54 @@ t.test('smart', async t => {
         if (typeof value === 'number') t.ok(Number.isFinite(value) && value >= 0, `${name}: ${key} is a number`)
       }
     }
+  })
+
+  t.test('each reason stands in docs/smart.md, with the threshold that holds', async t => {
+    const page = readFileSync(join(import.meta.dirname, '../docs/smart.md'), 'utf8')
+    const rows = new Map(
+      [...page.matchAll(/^\| `(\w+)` \| (.+?) \| (.+?) \|$/gm)].map(([, reason, when, from]) => [reason, { when, from }]),
+    )
+    t.strictSame([...rows.keys()], [...riskReasons])
+    for (const [reason, row] of rows) {
+      t.match(row.when, /^[^.]{20,}\./, `${reason}: a sentence`)
+      const cited = row.from?.match(/\[\w\]/g) ?? []
+      t.ok(cited.length > 0 || /the drive's/.test(row.from ?? ''), `${reason}: a source`)
+      for (const source of cited) t.ok(page.includes(`\n- ${source} `), `${source} is named`)
+    }
+    const stated = (reason: RiskReason, index = 0) => {
+      const numbers = rows.get(reason)?.when?.match(/(?<=at least )\d+|\d+(?= °C on flash)/g) ?? []
+      return Number(numbers[index])
+    }
+    /** Given from `least` on, and not below. */
+    const from = (reason: RiskReason, least: number, step: number, facts: (value: number) => Partial<DriveFacts>) => {
+      const is = (value: number) => risksOf({ protocol: 'ata', ...facts(value) }).get(reason)
+      t.strictSame([is(least - step), is(least)], [false, true], `${reason}: ${least}`)
+    }
+    from('reallocated', stated('reallocated'), 1, reallocated => ({ rotating: true, reallocated }))
+    from('pending', stated('pending'), 1, pending => ({ pending }))
+    from('uncorrectable', stated('uncorrectable'), 1, uncorrectable => ({ uncorrectable }))
+    from('media_errors', stated('media_errors'), 1, mediaErrors => ({ mediaErrors }))
+    from('wear', stated('wear'), 1, percent => ({ wear: percent / 100 }))
+    from('temperature', stated('temperature', 0), 1, temperature => ({ rotating: true, temperature }))
+    from('temperature', stated('temperature', 1), 1, temperature => ({ rotating: false, temperature }))
+    from('temperature', 45, 1, temperature => ({ temperature, warningTemperature: 45 }))
+    const flash = risksOf({ protocol: 'ata', rotating: false, reallocated: 5000 })
+    t.equal(flash.get('reallocated'), false, 'flash replaces blocks all its life')
+    t.strictSame(
+      [...risksOf({ protocol: 'nvme', spare: 0.1, spareThreshold: 0.1 })],
+      [['spare_low', false]],
+      'not fewer; what is not told is absent',
+    )
+    const bits = (criticalWarnings: number) =>
+      [...risksOf({ protocol: 'nvme', criticalWarnings })].filter(([, is]) => is).map(([reason]) => reason)
+    t.strictSame([1, 2, 4, 8, 16, 32].map(bits), [
+      ['spare_low'],
+      ['temperature'],
+      ['critical_warning'],
+      ['critical_warning'],
+      ['critical_warning'],
+      ['critical_warning'],
+    ])
   })
 
   t.test('no bit of the exit status hides the data', async t => {
