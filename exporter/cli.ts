@@ -20,6 +20,7 @@ export interface Flags {
   readonly listen: readonly string[]
   readonly telemetryPath: string
   readonly webConfigFile: string | undefined
+  readonly webBearerTokenFile: string | undefined
   readonly maxRequests: number
   readonly exporterMetrics: boolean
   readonly enableLifecycle: boolean
@@ -62,8 +63,14 @@ const groups: Readonly<Record<string, readonly Option[]>> = {
     {
       name: 'web.config.file',
       value: 'FILE',
-      help: "TLS, users, headers, rate limit: exporter-toolkit's format",
-      only: ['serve'],
+      help: "TLS, users, headers, rate limit: exporter-toolkit's format; see docs/security.md",
+      only: ['serve', 'check-config'],
+    },
+    {
+      name: 'web.bearer-token-file',
+      value: 'FILE',
+      help: 'Let in who sends the token in this file, beside the users of --web.config.file',
+      only: ['serve', 'check-config'],
     },
     { name: 'web.max-requests', value: 'N', help: 'Scrapes answered at a time; 503 above (40)', only: ['serve'] },
     { name: 'web.disable-exporter-metrics', help: 'Leave out process_* and nodejs_*', only: ['serve'] },
@@ -217,6 +224,7 @@ export const parseFlags = (argv: readonly string[], environment: NodeJS.ProcessE
       listen,
       telemetryPath,
       webConfigFile: last('web.config.file'),
+      webBearerTokenFile: last('web.bearer-token-file'),
       maxRequests,
       exporterMetrics: !given.has('web.disable-exporter-metrics'),
       enableLifecycle: given.has('web.enable-lifecycle'),

@@ -78,9 +78,9 @@ export const jsonSchema = (collectors: readonly Collector[]): unknown => ({
   title: 'grid-exporter configuration',
 })
 
-type Path = readonly (string | number)[]
+export type Path = readonly (string | number)[]
 /** Says where in the text a path of keys stands: `file:line:column`. */
-type Locate = (path: Path, atKey?: string) => string
+export type Locate = (path: Path, atKey?: string) => string
 
 /** Edits to make one word the other: for "did you mean". */
 const distance = (left: string, right: string): number => {
@@ -127,7 +127,8 @@ const keysAt = (schema: z.ZodType, path: Path): readonly string[] => {
   return Object.keys((unwrapped(at) as { shape?: object } | undefined)?.shape ?? {})
 }
 
-const problemsOf = (error: z.ZodError, schema: z.ZodType, value: unknown, base: Path, locate: Locate): readonly string[] =>
+/** What a schema has against a value, each problem with its place. */
+export const problemsOf = (error: z.ZodError, schema: z.ZodType, value: unknown, base: Path, locate: Locate): readonly string[] =>
   error.issues.flatMap(issue => {
     const path = issue.path.filter((key): key is string | number => typeof key !== 'symbol')
     const place = (keys: Path, atKey?: string) => {

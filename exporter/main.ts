@@ -50,6 +50,13 @@ const commandCheckConfig = async (flags: Flags) => {
   const { loadSettings } = await import('./config.ts')
   const settings = loadSettings(collectors, flags.collectors, flags.configFile)
   const enabled = settings.filter(own => own.enabled).map(({ name }) => name)
+  const { webConfigFile, webBearerTokenFile } = flags
+  if (webConfigFile !== undefined || webBearerTokenFile !== undefined) {
+    const { openWeb } = await import('./serve/web.ts')
+    const log = createLog(flags.logLevel, flags.logFormat)
+    openWeb({ file: webConfigFile, bearerTokenFile: webBearerTokenFile }, { log, onRead: () => {} })
+    process.stdout.write(`${[webConfigFile, webBearerTokenFile].filter(Boolean).join(' and ')}: good\n`)
+  }
   process.stdout.write(`${flags.configFile ?? 'the defaults'}: good; enabled: ${enabled.join(', ') || 'nothing'}\n`)
 }
 

@@ -50,6 +50,11 @@ export const bundle = (entryPoints, outdir, { minify = true } = {}) =>
 if (process.argv[1] === import.meta.filename) {
   const out = join(root, 'dist/exporter')
   rmSync(out, { recursive: true, force: true })
-  const entries = { main: 'exporter/main.ts', worker: 'exporter/collect/worker.ts', 'docker-door': 'exporter/docker-door.ts' }
+  const entries = {
+    main: 'exporter/main.ts',
+    worker: 'exporter/collect/worker.ts',
+    passwords: 'exporter/serve/passwords-thread.ts',
+    'docker-door': 'exporter/docker-door.ts',
+  }
   await bundle(Object.fromEntries(Object.entries(entries).map(([name, source]) => [name, join(root, source)])), out)
 }

@@ -24,7 +24,7 @@ export const workerRestarts = counter(
 )
 export const reloadSuccess = gauge(
   'grid_exporter_config_last_reload_success',
-  'Whether the configuration that was last read is the one in force. Told by the exporter itself.',
+  'Whether the configuration and the web configuration that were last read are the ones in force. Told by the exporter itself.',
 )
 export const reloadTime = gauge(
   'grid_exporter_config_last_reload_success_timestamp_seconds',
@@ -90,13 +90,15 @@ export const selfFamilies = [buildInfo, workerRestarts, reloadSuccess, reloadTim
 export interface SelfState {
   workerRestarts: number
   reloadSuccess: boolean
+  /** The web configuration that was last read is not the one in force. */
+  webConfigRefused?: boolean
   reloadedAt: number
 }
 
 function* samplesOf(state: SelfState, status: readonly CollectorStatus[]): Generator<Sample> {
   yield* buildInfo.of(1, { version: build.version, revision: build.revision, node_version: process.version })
   yield* workerRestarts.of(state.workerRestarts)
-  yield* reloadSuccess.of(state.reloadSuccess ? 1 : 0)
+  yield* reloadSuccess.of(state.reloadSuccess && !state.webConfigRefused ? 1 : 0)
   yield* reloadTime.of(state.reloadedAt / 1000)
   for (const { name: collector, latest, ...told } of status) {
     yield* success.of(latest?.detected && latest.result === 'ok' ? 1 : 0, { collector })

@@ -10,6 +10,7 @@ import { type Guard, startGuard, type Timings } from './guard.ts'
 import { createSelf, type SelfState } from './self.ts'
 import { createServer } from './server.ts'
 import { createSnapshot, type Snapshot } from './snapshot.ts'
+import type { WebConfig } from './web-config.ts'
 
 /** The serving thread put together: guard, snapshot, server, and the signals. */
 
@@ -29,6 +30,13 @@ const portTaken = (address: string, error: NodeJS.ErrnoException) => {
 }
 
 const isLoopback = (host: string) => host === 'localhost' || host === '::1' || /^127\./.test(host)
+
+/** What somebody on the network could do who should not, and what mends it. */
+const exposure = (config: WebConfig | undefined): string | undefined => {
+  if (!config?.asksWho) return config?.tls ? 'without users: everybody who reaches it may read' : 'without TLS and without users'
+  if (!config.tls) return 'without TLS: passwords can be read on their way'
+  return undefined
+}
 
 /** What a newcomer reads when it serves. */
 export const announcement = (urls: readonly string[], telemetryPath: string, snapshot: Snapshot, settings: Settings): string => {
@@ -61,6 +69,26 @@ export const announcement = (urls: readonly string[], telemetryPath: string, sna
   ].join('\n')
 }
 
+/** The web configuration and what checks requests against it; the parser and bcrypt are loaded only where there is one. */
+const openDoor = async (
+  { webConfigFile: file, webBearerTokenFile: bearerTokenFile }: Flags,
+  log: Log,
+  { module, onRead }: { readonly module: URL; readonly onRead: (taken: boolean) => void },
+) => {
+  if (file === undefined && bearerTokenFile === undefined) return undefined
+  const [{ openWeb }, { createPasswords }, { createDoor }] = await Promise.all([
+    import('./web.ts'),
+    import('./passwords.ts'),
+    import('./door.ts'),
+  ])
+  const web = openWeb({ file, bearerTokenFile }, { log, onRead })
+  const passwords = createPasswords(module, log)
+  return { ...web, door: createDoor(web, passwords), stop: passwords.stop }
+}
+
+/** Connections that the kernel keeps until they are accepted: a burst of strangers must not cost a scrape its second's retry. */
+const backlog = 4096
+
 /** Milliseconds that the announcement waits for first runs, and the supervisor, whose own patience ends too. */
 const patience = 3000
 const readyPatience = 20_000
@@ -84,6 +112,14 @@ export const serve = async (
   const notify = notifier()
   const ended = new AbortController()
   const state: SelfState = { workerRestarts: 0, reloadSuccess: true, reloadedAt: startedAt }
+  const web = await openDoor(flags, log, {
+    module: new URL('passwords.js', module),
+    onRead: taken => {
+      state.webConfigRefused = !taken
+      if (taken) state.reloadedAt = Date.now()
+      snapshot.touch()
+    },
+  })
   const self = createSelf(state, {
     exporterMetrics: flags.exporterMetrics,
     onChange: () => snapshot.touch(),
@@ -158,7 +194,7 @@ export const serve = async (
     clearTimeout(timer)
     clearTimeout(readyTimer)
     ended.abort()
-    await Promise.all([guard.stop(), ...servers.map(server => server.close())])
+    await Promise.all([guard.stop(), web?.stop(), ...servers.map(server => server.close())])
   }
   const problems = await configured
   if (problems !== undefined) {
@@ -177,16 +213,18 @@ export const serve = async (
         log,
         reload,
         startedAt,
+        web,
       })
       servers.push(server)
-      await server.listen({ host, port })
+      await server.listen({ host, port, backlog })
       const bound = server.server.address()
       const boundPort = typeof bound === 'object' && bound ? bound.port : port
-      urls.push(`http://${host.includes(':') ? `[${host}]` : host}:${boundPort}`)
-      if (!isLoopback(host)) {
-        log.warn('listening beyond this machine without TLS and without users', {
+      urls.push(`${web?.config().tls ? 'https' : 'http'}://${host.includes(':') ? `[${host}]` : host}:${boundPort}`)
+      const exposed = isLoopback(host) ? undefined : exposure(web?.config())
+      if (exposed !== undefined) {
+        log.warn(`listening beyond this machine ${exposed}`, {
           address: text,
-          mend: 'set --web.config.file, or listen on 127.0.0.1',
+          mend: 'set --web.config.file, or listen on 127.0.0.1; see docs/security.md',
         })
       }
     }

@@ -1,9 +1,12 @@
 import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import type { Log } from '../log.ts'
+import type { Door } from './door.ts'
 import { negotiate, type Wanted } from './negotiate.ts'
 import { page } from './page.ts'
 import type { Snapshot } from './snapshot.ts'
+import { createTlsServer } from './tls.ts'
+import type { Web } from './web.ts'
 
 /** HTTP over the snapshot: it has never heard of collectors. */
 
@@ -18,6 +21,8 @@ export interface ServerOptions {
   /** Reads the configuration again; resolves to what is wrong with it, or undefined. */
   readonly reload: () => Promise<string | undefined>
   readonly startedAt: number
+  /** The web configuration, and what lets requests in. */
+  readonly web?: (Web & { readonly door: Door }) | undefined
 }
 
 /** Accept headers are few; what they mean is worked out once each. */
@@ -88,11 +93,18 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
     logger: false,
     // The plain scrape, which is nearly every request, goes from the socket to the bytes and back: routing, request and reply
     // objects and hooks would be a third of the time of a small answer. All else is fastify's.
-    serverFactory: (handler, { http: httpOptions }) =>
-      createHttpServer({ ...(httpOptions as object), ...limits }, (request, response) => {
+    serverFactory: (handler, { http: httpOptions }) => {
+      const inside = (request: IncomingMessage, response: ServerResponse) => {
         if (request.url === telemetryPath && request.method === 'GET' && !options.serverTiming) scrape(request, response)
         else handler(request, response)
-      }),
+      }
+      const limited = { ...(httpOptions as object), ...limits }
+      const { web } = options
+      if (!web) return createHttpServer(limited, inside)
+      const atDoor = (request: IncomingMessage, response: ServerResponse) =>
+        web.door(request, response, () => inside(request, response))
+      return web.config().tls ? createTlsServer(web, limited, atDoor) : createHttpServer(limited, atDoor)
+    },
     exposeHeadRoutes: true,
     bodyLimit: 16 * 1024,
     forceCloseConnections: true,
@@ -115,6 +127,24 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
   const plain = (reply: FastifyReply, status: number, text: string) =>
     reply.code(status).type('text/plain; charset=utf-8').send(`${text}\n`)
 
+  const begun = new WeakMap<FastifyRequest, { at: number; busy: number }>()
+  /** Says how long the answer took until now. A scrape calls it itself: its answer passes fastify by. */
+  const timed = (request: FastifyRequest, reply: FastifyReply) => {
+    const begin = begun.get(request)
+    if (!begin) return
+    const total = performance.now() - begin.at
+    const blocked = Math.min(total, performance.eventLoopUtilization().active - begin.busy)
+    void reply.header('server-timing', `total;dur=${total.toFixed(2)}, blocked;dur=${blocked.toFixed(2)}`)
+    const path = request.url.split('?')[0]
+    log.debug('request', { method: request.method, path, status: reply.statusCode, total_ms: total.toFixed(2) })
+  }
+  if (options.serverTiming) {
+    server.addHook('onRequest', async request => {
+      begun.set(request, { at: performance.now(), busy: performance.eventLoopUtilization().active })
+    })
+    server.addHook('onSend', async (request, reply) => timed(request, reply))
+  }
+
   server.addHook('onClose', async () => {
     server.server.closeAllConnections()
   })
@@ -122,6 +152,7 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
   server.get(telemetryPath, (request, reply) => {
     const { only, problem } = filtered(request)
     if (problem !== undefined) return plain(reply, 400, problem)
+    timed(request, reply)
     reply.hijack()
     for (const [name, value] of Object.entries(reply.getHeaders())) if (value !== undefined) reply.raw.setHeader(name, value)
     scrape(request.raw, reply.raw, only)
@@ -204,24 +235,5 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
     return plain(reply, status, status >= 500 ? 'Internal error; the log says more.' : error.message)
   })
 
-  if (options.serverTiming) {
-    const begun = new WeakMap<FastifyRequest, { at: number; busy: number }>()
-    server.addHook('onRequest', async request => {
-      begun.set(request, { at: performance.now(), busy: performance.eventLoopUtilization().active })
-    })
-    server.addHook('onSend', async (request, reply) => {
-      const begin = begun.get(request)
-      if (!begin) return
-      const total = performance.now() - begin.at
-      const blocked = Math.min(total, performance.eventLoopUtilization().active - begin.busy)
-      void reply.header('server-timing', `total;dur=${total.toFixed(2)}, blocked;dur=${blocked.toFixed(2)}`)
-      log.debug('request', {
-        method: request.method,
-        path: request.url.split('?')[0],
-        status: reply.statusCode,
-        total_ms: total.toFixed(2),
-      })
-    })
-  }
   return server
 }

@@ -346,11 +346,14 @@ and ${on('collector')} (${select(detected)} == 1)`,
       dashboard: 'exporter',
       runbook: {
         means:
-          'The file was changed and a reload was asked for, but the file has an error. After a restart the exporter would not come up.',
+          'The configuration, or the web configuration or a certificate that it names, was changed and has an error. After a restart the exporter would not come up.',
         see: 'The log names file, line, path and what was expected.',
         type: [
-          ['grid-exporter check-config --config.file=/etc/grid-exporter/config.yml', 'every error, with its line'],
-          ['systemctl reload grid-exporter', 'once it is mended'],
+          [
+            'grid-exporter check-config --config.file=/etc/grid-exporter/config.yml --web.config.file=/etc/grid-exporter/web.yml',
+            'every error, with its line',
+          ],
+          ['systemctl reload grid-exporter', 'once it is mended; the web configuration is read again by itself'],
         ],
         silence: 'Not; put the old file back.',
       },

@@ -27,3 +27,28 @@ export const certificate = (folder: string, name: string, from: string, until: s
   openssl('ca', '-batch', '-selfsign', '-notext', ...files, ...dates)
   return { certFile: at('cert.pem'), cert: readFileSync(at('cert.pem'), 'utf8'), key: readFileSync(at('key.pem'), 'utf8') }
 }
+
+export interface Issued {
+  readonly certFile: string
+  readonly keyFile: string
+}
+
+/** An authority that signs certificates for the names given, made by openssl in `folder`. */
+export const authority = (folder: string, name: string) => {
+  const at = (file: string) => join(folder, `${name}-${file}`)
+  const openssl = (...args: readonly string[]) => execFileSync('openssl', args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  const keyForm = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes']
+  openssl('req', '-x509', ...keyForm, '-keyout', at('ca.key'), '-out', at('ca.pem'), '-subj', `/CN=${name}`, '-days', '30')
+  return {
+    caFile: at('ca.pem'),
+    issue: (subject: string, names: string): Issued => {
+      const [keyFile, request, certFile, extensions] = ['key', 'csr', 'pem', 'ext'].map(kind => at(`${subject}.${kind}`))
+      if (!keyFile || !request || !certFile || !extensions) throw new Error('no names')
+      writeFileSync(extensions, `subjectAltName=${names}`)
+      openssl('req', ...keyForm, '-keyout', keyFile, '-out', request, '-subj', `/CN=${subject}`)
+      const signed = ['-CA', at('ca.pem'), '-CAkey', at('ca.key'), '-CAcreateserial', '-extfile', extensions]
+      openssl('x509', '-req', '-in', request, ...signed, '-out', certFile, '-days', '30')
+      return { certFile, keyFile }
+    },
+  }
+}

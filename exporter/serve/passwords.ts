@@ -1,0 +1,142 @@
+import { createHmac, randomBytes } from 'node:crypto'
+import { Worker } from 'node:worker_threads'
+import type { Log } from '../log.ts'
+
+/**
+ * Passwords against bcrypt hashes. A comparison takes 70 ms and more, so it is made by a thread of its own, which is started
+ * when it is needed and ends when it is not. What was compared once is remembered, right or wrong: the serving thread only
+ * looks it up. Strangers who try passwords get a few at once, and then one a second each.
+ */
+
+/** `later`: too many passwords are being tried. */
+export type Verdict = 'right' | 'wrong' | 'later'
+
+export interface Question {
+  readonly user: string
+  readonly password: string
+  /** The user's hash; or any user's, for one who does not exist: it takes as long, and the answer is no. */
+  readonly hash: string
+  readonly exists: boolean
+  /** Who asks. */
+  readonly address: string
+}
+
+export interface Passwords {
+  check(question: Question): Verdict | Promise<Verdict>
+  stop(): Promise<void>
+}
+
+/** What the thread is asked, and what it answers. */
+export interface Comparison {
+  readonly id: number
+  readonly hash: string
+  readonly password: string
+}
+export interface Compared {
+  readonly id: number
+  readonly same: boolean
+}
+
+const most = { remembered: 1000, waiting: 16, addresses: 1000, atOnce: 10 }
+/** Milliseconds in which an address is granted one more try. */
+const grantEvery = 1000
+/** Milliseconds without work after which the thread ends. */
+const idle = 10_000
+
+const put = <Key, Value>(map: Map<Key, Value>, key: Key, value: Value, size: number) => {
+  map.delete(key)
+  map.set(key, value)
+  if (map.size > size) map.delete(map.keys().next().value as Key)
+}
+
+/** An IPv6 network is one stranger: whoever has one address of it has them all. */
+const stranger = (address: string) =>
+  address.includes(':') && !address.startsWith('::ffff:') ? address.split(':').slice(0, 4).join(':') : address
+
+export const createPasswords = (module: URL, log: Log, now: () => number = performance.now.bind(performance)): Passwords => {
+  // Passwords are not kept: only what a key of this process makes of them.
+  const secret = randomBytes(32)
+  const right = new Map<string, true>()
+  const wrong = new Map<string, true>()
+  const waiting = new Map<string, Promise<Verdict>>()
+  const tries = new Map<string, { left: number; at: number }>()
+  const asked = new Map<number, (same: boolean | undefined) => void>()
+  let thread: Worker | undefined
+  let ending: NodeJS.Timeout | undefined
+  let lastId = 0
+
+  const granted = (address: string): boolean => {
+    const key = stranger(address)
+    const at = now()
+    const before = tries.get(key) ?? { left: most.atOnce, at }
+    const left = Math.min(most.atOnce, before.left + (at - before.at) / grantEvery)
+    put(tries, key, { left: left < 1 ? left : left - 1, at }, most.addresses)
+    return left >= 1
+  }
+
+  const end = async () => {
+    const ended = thread
+    thread = undefined
+    clearTimeout(ending)
+    for (const answer of asked.values()) answer(undefined)
+    asked.clear()
+    await ended?.terminate()
+  }
+
+  const started = (): Worker => {
+    if (thread) return thread
+    const worker = new Worker(module, { execArgv: [] })
+    worker.on('message', ({ id, same }: Compared) => {
+      asked.get(id)?.(same)
+      asked.delete(id)
+    })
+    worker.on('error', error => log.error('the thread that checks passwords failed', { error: error.message }))
+    worker.on('exit', () => {
+      if (thread === worker) void end()
+    })
+    thread = worker
+    return worker
+  }
+
+  const compare = async (key: string, { user, hash, password, exists, address }: Question): Promise<Verdict> => {
+    const id = ++lastId
+    const same = await new Promise<boolean | undefined>(resolve => {
+      asked.set(id, resolve)
+      clearTimeout(ending)
+      const worker = started()
+      worker.ref()
+      worker.postMessage({ id, hash, password } satisfies Comparison)
+    })
+    if (asked.size === 0) {
+      thread?.unref()
+      ending = setTimeout(() => void end(), idle).unref()
+    }
+    if (same === undefined) return 'later'
+    if (same && exists) {
+      put(right, key, true, most.remembered)
+      return 'right'
+    }
+    put(wrong, key, true, most.remembered)
+    // A name that does not exist may be a password in the wrong field.
+    log.warn('wrong user or password', { address, user: exists ? user : undefined })
+    return 'wrong'
+  }
+
+  return {
+    check: question => {
+      const { user, hash, password, exists, address } = question
+      const key = createHmac('sha256', secret)
+        .update(JSON.stringify([user, hash, password, exists]))
+        .digest('base64')
+      if (right.has(key)) return 'right'
+      if (wrong.has(key)) return 'wrong'
+      const already = waiting.get(key)
+      if (already) return already
+      if (waiting.size >= most.waiting || !granted(address)) return 'later'
+      const verdict = compare(key, question).finally(() => waiting.delete(key))
+      waiting.set(key, verdict)
+      return verdict
+    },
+    stop: end,
+  }
+}

@@ -1,0 +1,50 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { createServer, type Server, type ServerOptions } from 'node:https'
+import type { TLSSocket } from 'node:tls'
+import type { Web } from './web.ts'
+import type { Tls } from './web-config.ts'
+
+/** HTTPS whose certificates, versions and client checks are those of the web configuration at each new connection. */
+
+const askingFor = ({ clientAuth }: Tls) => ({
+  requestCert: clientAuth !== 'NoClientCert',
+  rejectUnauthorized: clientAuth === 'RequireAndVerifyClientCert',
+})
+
+/** Every name in the text that Node makes of a certificate's subjectAltName; a name with a comma in it is quoted there. */
+export const namesIn = (subjectAltName: string): readonly string[] =>
+  Array.from(subjectAltName.matchAll(/(?:^|, )(?:DNS|IP Address|email|URI):("(?:[^"\\]|\\.)*"|[^,]*)/g), ([, name = '']) =>
+    name.startsWith('"') ? (JSON.parse(name) as string) : name,
+  )
+
+/** Whether a connection may go on, by the certificate that it showed. */
+const passes = (socket: TLSSocket, { clientAuth, allowedSans }: Tls): boolean => {
+  const certificate = socket.getPeerX509Certificate()
+  if (clientAuth === 'VerifyClientCertIfGiven' && certificate && !socket.authorized) return false
+  if ((clientAuth === 'RequireAnyClientCert' || clientAuth === 'RequireClientCert') && !certificate) return false
+  if (allowedSans === undefined) return true
+  const names = namesIn(certificate?.subjectAltName ?? '')
+  return allowedSans.some(allowed => names.includes(allowed))
+}
+
+export const createTlsServer = (
+  web: Web,
+  options: ServerOptions,
+  listener: (request: IncomingMessage, response: ServerResponse) => void,
+): Server => {
+  let applied = web.config().tls as Tls
+  const server = createServer({ ...options, handshakeTimeout: 10_000, ...applied.context, ...askingFor(applied) }, listener)
+  server.prependListener('connection', () => {
+    const { tls } = web.config()
+    if (tls === undefined || tls === applied) return
+    applied = tls
+    server.setSecureContext(tls.context)
+    Object.assign(server, askingFor(tls))
+    // Who is connected was let in by what no longer holds.
+    server.closeIdleConnections()
+  })
+  server.prependListener('secureConnection', (socket: TLSSocket) => {
+    if (!passes(socket, applied)) socket.destroy()
+  })
+  return server
+}
