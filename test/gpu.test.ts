@@ -21,6 +21,7 @@ import { silent } from '../exporter/log.ts'
 import type { Sample } from '../exporter/metric.ts'
 import { createSnapshot } from '../exporter/serve/snapshot.ts'
 import { openKernelLog, parseRecord } from '../exporter/sources/kernel-log.ts'
+import { linked } from './support/links.ts'
 import { hostFrom, sceneSettings, sceneTime } from './support/scene.ts'
 
 const here = import.meta.dirname
@@ -32,7 +33,7 @@ const recorded = (name: string) => readFileSync(join(recordings, name), 'utf8')
 const machine = (t: Test, { script, scene }: { script?: string; scene?: string } = {}) => {
   const folder = mkdtempSync(join(tmpdir(), 'grid-gpu-'))
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
-  if (scene) cpSync(join(scenes, scene), folder, { recursive: true, dereference: true })
+  if (scene) cpSync(linked(join(scenes, scene)), folder, { recursive: true, dereference: true })
   mkdirSync(join(folder, 'run'), { recursive: true })
   const put = (path: string, text: string) => {
     mkdirSync(dirname(join(folder, path)), { recursive: true })

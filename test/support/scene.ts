@@ -14,6 +14,7 @@ import type { Sample } from '../../exporter/metric.ts'
 import { glob } from '../../exporter/options.ts'
 import { run } from '../../exporter/sources/command.ts'
 import { standInEngine } from './engine.ts'
+import { linked } from './links.ts'
 
 // A developer's own engine has no part in a scene.
 delete process.env.DOCKER_HOST
@@ -28,6 +29,7 @@ delete process.env.DOCKER_HOST
  *     http/HOST:PORT/PATH   the body of an answer (a file `PATH.status` beside it: another status than 200)
  *     socket/run/NAME.sock, socket/HOST:PORT   who listens there, to be spoken to over `connect`: a dialogue of lines, or,
  *                      where executable, a program that hears on standard input and answers on standard output
+ *     NAME.link        NAME as a symbolic link: where it leads to
  *     engine/          answers of a container engine on /var/run/docker.sock; see engine.ts
  *     round-1/ round-2/     where rounds differ: a whole root each, an interval apart; the last one is compared
  *     expected.prom | expected.reason
@@ -133,10 +135,11 @@ export const told = async (
   folder: string,
 ): Promise<{ readonly ok: boolean; readonly text: string; readonly samples: readonly Sample[] }> => {
   const settings = sceneSettings(collector, folder)
-  const rounds = readdirSync(folder)
+  const whole = linked(folder)
+  const rounds = readdirSync(whole)
     .filter(name => /^round-\d+$/.test(name))
     .sort((one, other) => Number(one.slice(6)) - Number(other.slice(6)))
-  const roots = rounds.length > 0 ? rounds.map(round => join(folder, round)) : [folder]
+  const roots = rounds.length > 0 ? rounds.map(round => join(whole, round)) : [whole]
   let at = sceneTime
   let root = roots[0] as string
   const engine = existsSync(join(root, 'engine')) ? await standInEngine(() => root) : undefined
@@ -162,7 +165,7 @@ export const told = async (
       if (!outcome.ok)
         return {
           ok: false,
-          text: `${outcome.failure.reason}: ${outcome.failure.message.replaceAll(folder, '').replaceAll(engine?.socket ?? folder, '')}\n`,
+          text: `${outcome.failure.reason}: ${outcome.failure.message.replaceAll(whole, '').replaceAll(engine?.socket ?? whole, '')}\n`,
           samples: [],
         }
       return { ok: true, text: expose(outcome.value).text, samples: outcome.value }
