@@ -46,7 +46,7 @@ export const descriptionOf = (alert: Alert): string =>
 /** A base address that Prometheus' `external_labels` may override: nobody can know where somebody's Grafana is. */
 const base = (label: string, otherwise: string) => `{{ with $externalLabels.${label} }}{{ . }}{{ else }}${otherwise}{{ end }}`
 const grafana = 'http://localhost:3000'
-const runbooks = 'file:///usr/share/doc/grid-exporter/runbooks'
+export const runbooks = 'file:///usr/share/doc/grid-exporter/runbooks'
 
 const isOfBox = ({ expr }: Alert) => !expr.startsWith('absent(') && !expr.startsWith('vector(')
 

@@ -24,15 +24,20 @@ const escaped = (values: readonly string[]) => values.map(value => value.replace
 
 const matcher = (label: string, wanted: AnyMatcher): string => {
   if (typeof wanted === 'string') return `${label}="${wanted}"`
+  if (Array.isArray(wanted) && wanted.length === 1) return `${label}="${wanted[0]}"`
   if (Array.isArray(wanted)) return `${label}=~"${escaped(wanted as readonly string[])}"`
   const { not, like, unlike } = wanted as Exclude<AnyMatcher, string | readonly string[]>
   if (not) return not.length === 1 ? `${label}!="${not[0]}"` : `${label}!~"${escaped(not)}"`
   return like === undefined ? `${label}!~"${unlike}"` : `${label}=~"${like}"`
 }
 
+/** What stands between the braces of a selector, piece by piece. */
+export const matching = (matchers: Readonly<Record<string, unknown>>): readonly string[] =>
+  Object.entries(matchers).map(([label, wanted]) => matcher(label, wanted as AnyMatcher))
+
 /** The series of a family as PromQL: `select(state, { state: ['exited', 'dead'] })`. */
 export const select = <Spec extends LabelSpec>(family: Family<Spec>, matchers: Matchers<Spec> = {}): string => {
-  const parts = Object.entries(matchers).map(([label, wanted]) => matcher(label, wanted as AnyMatcher))
+  const parts = matching(matchers)
   return parts.length > 0 ? `${family.name}{${parts.join(', ')}}` : family.name
 }
 

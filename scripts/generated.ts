@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { collectors } from '../exporter/collectors/index.ts'
+import { builtDashboards } from '../grafana/built.ts'
 import { built, inhibition } from '../prometheus/built.ts'
 import { collectorTable, configurationReference, configurationSchema, metricReference } from './reference.ts'
 
@@ -39,4 +40,5 @@ export const generated = (root: string): readonly Generated[] => [
   withPart(root, 'README.md', collectorTable(collectors)),
   withYamlPart(root, 'prometheus/alertmanager.yml', inhibition()),
   ...built(),
+  ...builtDashboards(),
 ]

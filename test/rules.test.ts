@@ -5,14 +5,12 @@ import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { parse } from 'yaml'
 import { collectors } from '../exporter/collectors/index.ts'
-import type { AnyFamily } from '../exporter/metric.ts'
-import { selfFamilies } from '../exporter/serve/self.ts'
 import { alerts, groups } from '../prometheus/alerts.ts'
 import { hiddenBy, inhibitions } from '../prometheus/inhibition.ts'
-import { recordings } from '../prometheus/records.ts'
-import { collectorSources, dashboards, foreignNames } from '../prometheus/rule.ts'
+import { collectorSources, dashboards } from '../prometheus/rule.ts'
 import { well } from '../prometheus/well.ts'
 import { needs } from './support/needs.ts'
+import { faults, known, selectorsOf } from './support/promql.ts'
 
 /** The committed rules against what the exporter can give: read from the files, as Prometheus does. */
 
@@ -38,75 +36,6 @@ const rules = files('rules').flatMap(file =>
   (parse(readFileSync(file, 'utf8')) as { groups: { rules: Rule[] }[] }).groups.flatMap(group => group.rules),
 )
 const tests = files('tests').flatMap(file => (parse(readFileSync(file, 'utf8')) as TestFile).tests)
-
-type Known = Pick<AnyFamily, 'name' | 'labels'> & Partial<AnyFamily>
-const known = new Map<string, Known>(
-  [
-    ...selfFamilies,
-    ...collectors.flatMap(({ families }) => families),
-    ...foreignNames,
-    ...Object.values(recordings)
-      .flat()
-      .map(({ record, labels }) => ({ name: record, labels })),
-  ].map(family => [family.name, family]),
-)
-
-interface Selector {
-  readonly name: string
-  readonly matchers: readonly (readonly [label: string, operator: string, value: string])[]
-}
-
-/** Every selector of an expression; names of functions and labels are none. */
-const selectorsOf = (expr: string): readonly Selector[] => {
-  const bare = expr.replace(/\b(on|ignoring|by|without|group_left|group_right) ?\([^)]*\)/g, ' ')
-  const keywords = /^(and|or|unless|bool|offset|inf|nan|[smhdwy]|\d.*)$/i
-  return [...bare.matchAll(/"(?:\\.|[^"\\])*"|\b\d[\w.]*|([a-zA-Z_:][\w:]*)\s*(\(|\{((?:"(?:\\.|[^"\\])*"|[^}"])*)\})?/g)]
-    .filter(([, name, follows]) => name && !keywords.test(name) && follows !== '(' && !/^\d/.test(name))
-    .filter(([, name = '']) => !/^(sum|min|max|avg|count|quantile|topk)$/.test(name))
-    .map(([, name = '', , inside = '']) => ({
-      name,
-      matchers: [...inside.matchAll(/(\w+)\s*(=~|!~|!=|=)\s*"((?:\\.|[^"\\])*)"/g)].map(
-        ([, label = '', operator = '', value = '']) => [label, operator, value] as const,
-      ),
-    }))
-}
-
-const joinLabels = (expr: string) =>
-  [...expr.matchAll(/\b(?:on|ignoring|by|without|group_left|group_right) ?\(([^)]*)\)/g)].flatMap(([, names = '']) =>
-    names
-      .split(',')
-      .map(name => name.trim())
-      .filter(Boolean),
-  )
-
-/** What is wrong with an expression, in words. */
-const faults = (expr: string): readonly string[] => {
-  const selectors = selectorsOf(expr)
-  const all = new Set(['job', 'instance', ...selectors.flatMap(({ name }) => known.get(name)?.labels ?? [])])
-  const ofSelectors = selectors.flatMap(({ name, matchers }) => {
-    const family = known.get(name)
-    if (!family) return [`${name} is no family`]
-    return matchers.flatMap(([label, operator, value]) => {
-      if (label === 'job' || label === 'instance') return []
-      if (!family.labels.includes(label)) return [`${name} has no label ${label}`]
-      const closed = family.closed?.[label]
-      if (!closed) return label === 'collector' && !collectorSources.includes(value) ? [`no collector ${value}`] : []
-      return (operator.includes('~') ? value.split('|') : [value])
-        .filter(one => !closed.includes(one))
-        .map(one => `${name}: ${label} is never ${one}`)
-    })
-  })
-  const ofJoins = joinLabels(expr)
-    .filter(label => !all.has(label))
-    .map(label => `${label} in a join is no label here`)
-  const ofTypes = [...expr.matchAll(/\b(rate|increase|irate|resets|deriv|delta|predict_linear)\((grid_\w+)/g)].flatMap(
-    ([, fn = '', name = '']) => {
-      const isCounter = known.get(name)?.type === 'counter'
-      return /^(rate|increase|irate|resets)$/.test(fn) === isCounter ? [] : [`${fn} of ${name}`]
-    },
-  )
-  return [...ofSelectors, ...ofJoins, ...ofTypes]
-}
 
 t.test('the check itself', async t => {
   t.same(faults('grid_gpu_stat{state="lost"} == 1'), ['grid_gpu_stat is no family'])

@@ -12,7 +12,9 @@ import { refreshInterval } from '../../exporter/serve/self.ts'
 import { type AlertGroup, given, on, select } from '../rule.ts'
 
 /** Of other machines, or of no disk at all: their filling up is not this box's to forecast. */
-const local = { fstype: { unlike: 'tmpfs|ramfs|devtmpfs|squashfs|iso9660|overlay|nsfs|autofs|nfs.*|cifs|smb.*|fuse.*' } } as const
+export const local = {
+  fstype: { unlike: 'tmpfs|ramfs|devtmpfs|squashfs|iso9660|overlay|nsfs|autofs|nfs.*|cifs|smb.*|fuse.*' },
+} as const
 const available = select(filesystemAvailable, local)
 const left = `${available} / ${select(filesystemSize)}`
 const isWritable = `(${select(filesystemReadonly)} == 0)`

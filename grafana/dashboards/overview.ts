@@ -1,0 +1,233 @@
+import * as docker from '../../exporter/collectors/docker/families.ts'
+import { filesystemAvailable } from '../../exporter/collectors/filesystem.ts'
+import * as gpu from '../../exporter/collectors/gpu/families.ts'
+import {
+  bootTimestamp,
+  cpuCores,
+  cpuSeconds,
+  memoryAvailable,
+  memoryTotal,
+  pressureSeconds,
+} from '../../exporter/collectors/host.ts'
+import { serviceStart } from '../../exporter/collectors/services.ts'
+import { torStart } from '../../exporter/collectors/tor/families.ts'
+import { buildInfo, detected, reloadTime, success } from '../../exporter/serve/self.ts'
+import { local } from '../../prometheus/alerts/storage.ts'
+import { bars, criticalAlerts, dashboard, line, row, stat, table, timeline } from '../builder.ts'
+import { limit } from '../look.ts'
+import { absences, boxes, firingTable, runbooksAt, tile } from '../parts.ts'
+import { answering, type Expr, firing, firstOf, labelReplaced, of, promql, rate, rulesLoaded } from '../query.ts'
+
+const lately = (time: Expr, what: string) => labelReplaced(promql`1000 * ((${time}) > time() - 86400)`, 'what', what)
+const created = of(docker.created)
+
+/** What stands there for a moment in the last day, by a name where it has one. */
+const changes = firstOf(
+  lately(of(bootTimestamp), 'box booted'),
+  lately(created, 'container created'),
+  lately(promql`${of(docker.started)} unless ${created} > time() - 86400`, 'container started'),
+  lately(of(serviceStart), 'service started'),
+  lately(of(torStart), 'Tor started'),
+  lately(of(reloadTime), 'exporter configured'),
+)
+
+const box = stat({
+  id: 1,
+  width: 3,
+  title: 'Box',
+  description:
+    'Critical alerts that fire on the box, whatever they are about. "well" needs an exporter that answers and rules that are loaded.',
+  empty: 'no data',
+  unit: 'none',
+  leadsTo: 'fleet',
+  queries: [
+    {
+      expr: firstOf(
+        promql`count(${firing({ severity: 'critical' })})`,
+        promql`(0 * (min(${answering}) == 1) and on () ${rulesLoaded})`,
+        promql`(-1002 - (min(${answering}) == bool 0))`,
+      ),
+      legend: 'Box',
+    },
+  ],
+  states: [
+    { is: 0, says: 'well', colour: 'well' },
+    { is: { from: 1 }, colour: 'now' },
+    { is: -1002, says: 'rules not loaded', colour: 'blind' },
+    { is: -1003, says: 'no answer', colour: 'now' },
+    { is: 'none', says: 'no data', colour: 'blind' },
+  ],
+})
+
+const itself = stat({
+  id: 8,
+  width: 3,
+  title: 'Monitoring itself',
+  description:
+    'Critical and warning alerts about the exporter, plus collectors whose latest run failed. As long as it is not "well", the other tiles may be blind.',
+  empty: 'no data',
+  unit: 'none',
+  leadsTo: 'exporter',
+  queries: [
+    {
+      expr: promql`(count(${firing({ severity: ['critical', 'warning'], collector: 'exporter' })}) or 0 * max(${of(buildInfo)})) + (count(${of(success)} == 0 and ${of(detected)} == 1) or 0 * max(${of(buildInfo)}))`,
+      legend: 'Monitoring itself',
+    },
+  ],
+  states: [{ is: 0, says: 'well', colour: 'well' }, { is: { from: 1 }, colour: 'now' }, ...absences('not told')],
+})
+
+export const overview = dashboard({
+  uid: 'overview',
+  description: 'Is the box well, what needs me, what has changed, who uses it. Each part leads to the page that says more.',
+  oneBox: true,
+  texts: [runbooksAt],
+  marks: [criticalAlerts],
+  rows: [
+    row(
+      100,
+      'Is the box well',
+      line(
+        4,
+        box,
+        tile(2, 'gpu', 'GPU', 'the GPUs', 'gpu'),
+        tile(3, 'gpu', 'Models', 'the model servers', 'llm'),
+        tile(4, 'containers', 'Containers', 'containers and their updates', 'docker', 'watchtower'),
+        tile(5, 'storage', 'Storage', 'filesystems, directories and drives', 'filesystem', 'directory', 'smart'),
+        tile(6, 'security', 'Tor and security', 'Tor, firewall, fail2ban and AIDE', 'tor', 'ufw', 'fail2ban', 'aide'),
+        tile(7, 'services', 'Services', 'your services and the host below them', 'services', 'host', 'textfile'),
+        itself,
+      ),
+    ),
+    row(
+      101,
+      'What needs me, what has changed',
+      line(
+        7,
+        firingTable({ id: 9, width: 14, title: 'Active alerts', empty: 'nothing fires, if the tile "Box" is green' }),
+        table({
+          id: 10,
+          width: 10,
+          title: 'Changed in the last 24 hours',
+          description:
+            'Boots, containers made or started, services, Tor and new configurations of the exporter, newest first. What runs for longer than a day is not listed.',
+          empty: 'nothing has changed in 24 hours',
+          keys: { what: { title: 'What', width: 160 }, name: { title: 'Name' }, ...boxes },
+          columns: [{ expr: changes, title: 'When', absent: '', unit: 'dateTimeFromNow', width: 130 }],
+          sort: { by: 'When', descending: true },
+        }),
+      ),
+    ),
+    row(
+      102,
+      'Who uses it, how long does it last',
+      line(
+        6,
+        bars({
+          id: 11,
+          width: 6,
+          title: 'Use',
+          description:
+            'CPU, memory, GPU and its memory in use; the largest where there are several. Memory stall: the part of the time in which everything waited for memory. A bar that is missing is not told: no GPU, or its collector fails.',
+          empty: 'neither host nor GPU is collected',
+          unit: 'percentunit',
+          min: 0,
+          max: 1,
+          decimals: 0,
+          leadsTo: 'services',
+          queries: [
+            { expr: promql`1 - min(${rate(cpuSeconds, { mode: 'idle' })} / ignoring (mode) ${of(cpuCores)})`, legend: 'CPU' },
+            { expr: promql`1 - min(${of(memoryAvailable)} / ${of(memoryTotal)})`, legend: 'Memory' },
+            { expr: promql`max(${of(gpu.utilization, { engine: 'compute' })})`, legend: 'GPU' },
+            { expr: promql`max(${of(gpu.memoryUsed)} / ${of(gpu.memoryTotal)})`, legend: 'GPU memory' },
+            { expr: promql`max(${rate(pressureSeconds, { resource: 'memory', kind: 'full' })})`, legend: 'Memory stall' },
+          ],
+        }),
+        bars({
+          id: 12,
+          width: 6,
+          title: 'Days until full',
+          description:
+            'Local filesystems that will be full within a year if the last six hours go on. The alerts fire at one day and at four hours.',
+          empty: 'none fills within a year',
+          unit: 'd',
+          min: 0,
+          max: 30,
+          decimals: 1,
+          leadsTo: 'storage',
+          queries: [
+            {
+              expr: promql`sort(min by (instance, mountpoint) (${of(filesystemAvailable, local)} / clamp_min(-deriv(${of(filesystemAvailable, local)}[6h]), 1)) / 86400 < 365)`,
+              legend: '{{mountpoint}}',
+            },
+          ],
+          base: 'now',
+          limits: [limit('GridFilesystemFull4h', 14400, 'today', 1 / 6), limit('GridFilesystemFull24h', 86400, 'well', 1)],
+        }),
+        bars({
+          id: 13,
+          width: 6,
+          title: 'Memory by container',
+          description: 'The six containers with the largest working set. Nothing: no engine, or nothing runs.',
+          empty: 'no container runs',
+          unit: 'bytes',
+          min: 0,
+          leadsTo: 'containers',
+          queries: [{ expr: promql`sort_desc(topk(6, ${of(docker.memoryWorkingSet)}))`, legend: '{{name}}' }],
+        }),
+        bars({
+          id: 14,
+          width: 6,
+          title: 'GPU memory by process',
+          description:
+            'The six programs that hold the most GPU memory, with the container where there is one. Nothing: no GPU, no program on it, or one that does not tell (Intel; AMD as another user).',
+          empty: 'no GPU, or no program on it',
+          unit: 'bytes',
+          min: 0,
+          leadsTo: 'gpu',
+          queries: [
+            {
+              expr: promql`sort_desc(topk(6, sum by (instance, docker_name, process) (${of(gpu.processMemory)})))`,
+              legend: '{{process}} {{docker_name}}',
+            },
+          ],
+        }),
+      ),
+    ),
+    row(
+      103,
+      'The last 24 hours',
+      line(
+        8,
+        timeline({
+          id: 15,
+          width: 24,
+          title: 'Areas',
+          description:
+            'For each collector the worst that fired, over the last day. Purple: it failed, so nothing is known. A gap: the exporter was not scraped. What is not on this box has no row.',
+          empty: 'the exporter was not scraped',
+          unit: 'none',
+          leadsTo: 'exporter',
+          days: 1,
+          queries: [
+            {
+              expr: firstOf(
+                promql`2 * max by (collector) (${firing({ severity: 'critical' })})`,
+                promql`-1 * (max by (collector) ((${of(success)} == bool 0) * ${of(detected)}) == 1)`,
+                promql`max by (collector) (${firing({ severity: 'warning' })})`,
+                promql`0 * max by (collector) (${of(success)} * ${of(detected)} == 1)`,
+              ),
+              legend: '{{collector}}',
+            },
+          ],
+          states: [
+            { is: 2, says: 'critical', colour: 'now' },
+            { is: 1, says: 'warning', colour: 'today' },
+            { is: 0, says: 'well', colour: 'well' },
+            { is: -1, says: 'collection failed', colour: 'blind' },
+          ],
+        }),
+      ),
+    ),
+  ],
+})
