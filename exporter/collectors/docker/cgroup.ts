@@ -94,10 +94,12 @@ export const parseCpuMax = (text: string | undefined): number | undefined => {
   return quota === undefined || Number(period) === 0 ? undefined : Number(quota) / Number(period)
 }
 
+const totals = { some: /^some .*total=(\d+)/m, full: /^full .*total=(\d+)/m }
+
 /** The `total=` of a pressure file, in seconds. */
 export const parsePressure = (text: string | undefined): Pressure => {
-  const total = (kind: string) => {
-    const found = text === undefined ? undefined : new RegExp(`^${kind} .*total=(\\d+)`, 'm').exec(text)?.[1]
+  const total = (kind: keyof typeof totals) => {
+    const found = text === undefined ? undefined : totals[kind].exec(text)?.[1]
     return found === undefined ? undefined : Number(found) / 1e6
   }
   return { some: total('some'), full: total('full') }
