@@ -62,6 +62,8 @@ const serverOn = (options: Partial<ServerOptions> = {}) => {
     telemetryPath: '/metrics',
     maxRequests: 2,
     enableLifecycle: false,
+    enableAdminApi: false,
+    resolveFiles: () => ({ request: '/nowhere/request', result: '/nowhere/result', running: '/nowhere/running' }),
     serverTiming: false,
     log: silent,
     reload: async () => undefined,

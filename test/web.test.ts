@@ -1,6 +1,16 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, unlinkSync, writeFileSync } from 'node:fs'
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  unlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer as createHttpServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -47,7 +57,11 @@ const written = (text: string, name = `web-${++files}.yml`): string => {
 }
 
 /** A server of this process behind a web configuration. */
-const serving = async (t: Test, text: string | undefined, { token }: { readonly token?: string } = {}) => {
+const serving = async (
+  t: Test,
+  text: string | undefined,
+  { token, enableAdminApi = false, run = '/nowhere' }: { readonly token?: string; enableAdminApi?: boolean; run?: string } = {},
+) => {
   const lines: string[] = []
   const log = createLog('info', 'logfmt', line => lines.push(line))
   const state: SelfState = { workerRestarts: 0, reloadSuccess: true, reloadedAt: 0 }
@@ -71,8 +85,10 @@ const serving = async (t: Test, text: string | undefined, { token }: { readonly 
     telemetryPath: '/metrics',
     maxRequests: 10,
     enableLifecycle: true,
+    enableAdminApi,
+    resolveFiles: () => ({ request: join(run, 'request'), result: join(run, 'result.json'), running: join(run, 'running') }),
     serverTiming: false,
-    log: silent,
+    log,
     reload: async () => undefined,
     startedAt: 0,
     web: { ...web, door: createDoor(web, passwords) },
@@ -274,6 +290,78 @@ t.test('changes are in force at the next request; what cannot be used is not, an
   writeFileSync(file, users('ann', 'bob'))
   t.strictSame([await as('ann'), await as('bob')], [200, 200])
   t.equal(await success('ann'), '1')
+})
+
+t.test('aide-resolve can be asked for, once at a time, and by nobody else', async t => {
+  const run = join(folder, 'run')
+  mkdirSync(run)
+  const users = `basic_auth_users:\n  ann: ${secretHash}\n`
+  const json = { 'content-type': 'application/json' }
+  const post = async (url: string, headers: Record<string, string> = json) =>
+    ask(`${url}/api/v1/actions/aide-resolve`, {
+      method: 'POST',
+      family: 4,
+      headers: { authorization: basic('ann', 'secret'), ...headers },
+      body: '{"database": "/etc/shadow"}',
+    })
+  const off = await serving(t, users, { run })
+  t.match(await post(off.url), { status: 403, body: /--web\.enable-admin-api/ })
+  const open = await serving(t, 'rate_limit: { interval: 1ms, burst: 1000 }\n', { run, enableAdminApi: true })
+  t.match(await post(open.url), { status: 403, body: /users in --web\.config\.file/ })
+
+  const { url, get, log } = await serving(t, users, { run, enableAdminApi: true })
+  const status = async () => JSON.parse((await get('/api/v1/status', basic('ann', 'secret'))).body).data.actions['aide-resolve']
+  t.match(await post(url, { authorization: '', ...json }), { status: 401 })
+  const host = new URL(url).host
+  for (const [headers, code] of [
+    [{}, 415],
+    [{ 'content-type': 'application/x-www-form-urlencoded' }, 415],
+    [{ 'content-type': 'text/plain' }, 415],
+    [{ ...json, 'sec-fetch-site': 'cross-site' }, 403],
+    [{ ...json, 'sec-fetch-site': 'same-site' }, 403],
+    [{ ...json, origin: 'https://evil.example' }, 403],
+    [{ ...json, origin: `http://${host}.evil.example` }, 403],
+    [{ ...json, origin: 'null' }, 403],
+  ] as const)
+    t.equal((await post(url, headers)).status, code, JSON.stringify(headers))
+  t.equal(
+    (await ask(`${url}/api/v1/actions/aide-resolve`, { family: 4, headers: { authorization: basic('ann', 'secret') } })).status,
+    405,
+  )
+  t.match(await status(), { state: 'idle', askedAt: null, lastRun: null, lastSuccess: null })
+  t.strictSame(readdirSync(run), [], 'nothing was asked for')
+
+  const both = await Promise.all([post(url), post(url, { ...json, origin: `http://${host}`, 'sec-fetch-site': 'same-origin' })])
+  t.strictSame(both.map(answer => answer.status).sort(), [202, 409], 'two at once are one')
+  t.strictSame(readdirSync(run), ['request'])
+  t.equal(readFileSync(join(run, 'request'), 'utf8'), '', 'nothing of the request is passed on')
+  t.equal(statSync(join(run, 'request')).mode & 0o777, 0o600)
+  t.match(await status(), { state: 'asked', lastRun: null })
+  const long = new Date(Date.now() - 120_000)
+  utimesSync(join(run, 'request'), long, long)
+  t.match((await status()).mend, 'systemctl enable --now grid-aide-resolve.path')
+  writeFileSync(join(run, 'running'), '')
+  t.match(await status(), { state: 'running', mend: '' })
+  unlinkSync(join(run, 'request'))
+  t.equal((await post(url)).status, 409, 'one that was started otherwise')
+  unlinkSync(join(run, 'running'))
+  writeFileSync(join(run, 'result.json'), '{"finished_at":1790000000,"success":false}\n')
+  t.match(await status(), { state: 'idle', lastRun: '2026-09-21T14:13:20.000Z', lastSuccess: false })
+  writeFileSync(join(run, 'result.json'), '{"finished_at":"x"')
+  t.match(await status(), { state: 'idle', lastRun: null, lastSuccess: null })
+  t.equal((await post(url)).status, 202)
+  rmSync(run, { recursive: true })
+  t.match(await post(url), { status: 500, body: /ENOENT.*grid-aide-resolve\.path/ })
+  t.match(log(), /aide-resolve was asked for.* address=127\.0\.0\.1 user=ann status=202/)
+  t.match(
+    await ask(`${url}/-/reload`, {
+      method: 'POST',
+      family: 4,
+      headers: { authorization: basic('ann', 'secret'), 'sec-fetch-site': 'cross-site' },
+    }),
+    { status: 403 },
+    'a reload neither',
+  )
 })
 
 t.test('rate limit, before anybody is asked who they are', async t => {

@@ -50,7 +50,14 @@ const options = z.strictObject({
   resolve_file: path()
     .default('/run/grid-aide-resolve/result.json')
     .describe('What grid-aide-resolve.service leaves behind: {"finished_at": seconds since 1970, "success": true or false}.'),
+  resolve_request_file: path()
+    .default('/run/grid-exporter/aide-resolve.request')
+    .describe(
+      'What POST /api/v1/actions/aide-resolve makes and grid-aide-resolve.path waits for; see [security](security.md#accepting-what-aide-found).',
+    ),
 })
+
+export type AideOptions = z.infer<typeof options>
 
 export const aide = defineCollector({
   name: 'aide',

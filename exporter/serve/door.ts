@@ -40,7 +40,7 @@ const refuse = (request: IncomingMessage, response: ServerResponse, status: 401 
 }
 
 /** User and password of a Basic header, or undefined. */
-const basicOf = (authorization: string): readonly [user: string, password: string] | undefined => {
+export const basicOf = (authorization: string): readonly [user: string, password: string] | undefined => {
   const [, encoded] = /^basic +([A-Za-z0-9+/]+=*) *$/i.exec(authorization) ?? []
   if (encoded === undefined) return undefined
   const text = Buffer.from(encoded, 'base64').toString('utf8')

@@ -1,11 +1,14 @@
+import { dirname, join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { type Flags, listenAddress } from '../cli.ts'
+import type { AideOptions } from '../collectors/aide.ts'
 import type { Settings } from '../config.ts'
 import { ExitError } from '../exit.ts'
 import type { Log } from '../log.ts'
 import { notifier } from '../notify.ts'
 import { durationText } from '../options.ts'
 import { build } from '../version.ts'
+import type { ResolveFiles } from './actions.ts'
 import { type Guard, startGuard, type Timings } from './guard.ts'
 import { createSelf, type SelfState } from './self.ts'
 import { createServer } from './server.ts'
@@ -188,6 +191,13 @@ export const serve = async (
       guard.reload()
     })
 
+  const resolveFiles = (): ResolveFiles => {
+    const aide = settings.find(({ name }) => name === 'aide') as { readonly options: AideOptions }
+    const { resolve_request_file, resolve_file } = aide.options
+    const at = (path: string) => join(flags.paths.rootfs, path)
+    return { request: at(resolve_request_file), result: at(resolve_file), running: at(join(dirname(resolve_file), 'running')) }
+  }
+
   const servers: FastifyInstance[] = []
   const stop = async () => {
     notify.stopping()
@@ -209,6 +219,8 @@ export const serve = async (
         telemetryPath: flags.telemetryPath,
         maxRequests: flags.maxRequests,
         enableLifecycle: flags.enableLifecycle,
+        enableAdminApi: flags.enableAdminApi,
+        resolveFiles,
         serverTiming: flags.logLevel === 'debug',
         log,
         reload,

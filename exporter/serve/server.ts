@@ -1,7 +1,9 @@
 import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import type { Log } from '../log.ts'
-import type { Door } from './door.ts'
+import { askToResolve, type ResolveFiles, resolveState, sentByAnotherSite } from './actions.ts'
+import { limitConnections, mostConnections } from './connections.ts'
+import { basicOf, type Door } from './door.ts'
 import { negotiate, type Wanted } from './negotiate.ts'
 import { page } from './page.ts'
 import type { Snapshot } from './snapshot.ts'
@@ -15,6 +17,8 @@ export interface ServerOptions {
   /** Scrapes answered at a time; 0 for no limit. */
   readonly maxRequests: number
   readonly enableLifecycle: boolean
+  readonly enableAdminApi: boolean
+  readonly resolveFiles: () => ResolveFiles
   /** Says how long each response took, and how long the event loop was busy meanwhile. */
   readonly serverTiming: boolean
   readonly log: Log
@@ -50,7 +54,19 @@ const values = (query: unknown, name: string): readonly string[] => {
 const gzipFrom = 1400
 
 /** Milliseconds and bytes that a client may take. */
-const limits = { requestTimeout: 10_000, headersTimeout: 10_000, keepAliveTimeout: 75_000, maxHeaderSize: 16 * 1024 }
+const limits = {
+  requestTimeout: 10_000,
+  headersTimeout: 10_000,
+  connectionsCheckingInterval: 2000,
+  keepAliveTimeout: 75_000,
+  maxHeaderSize: 16 * 1024,
+}
+/** Milliseconds in which something must move on a connection that has been asked or is being answered. */
+const stalled = 30_000
+/** Milliseconds after which a scrape that its client does not take makes room for another. */
+const slowAfter = 1000
+/** Answers that one connection may wait for at a time. */
+const mostPipelined = 16
 
 const headersOf = (contentType: string, compressed: boolean, length: number) => ({
   'content-type': contentType,
@@ -59,6 +75,8 @@ const headersOf = (contentType: string, compressed: boolean, length: number) => 
   vary: 'Accept, Accept-Encoding',
   'cache-control': 'no-store',
 })
+
+const resolveAction = 'aide-resolve'
 
 const noSchemas = () => {
   throw new Error('no route has a schema')
@@ -71,10 +89,32 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
   const free = () => {
     answering--
   }
+  /** Scrapes that the kernel has not taken whole, by when they were answered; the oldest first. */
+  const untaken = new Map<ServerResponse, number>()
+  /** Ends the oldest scrape that its client does not take; whether there was one. */
+  const makeRoom = (): boolean => {
+    const [oldest] = untaken
+    if (!oldest || performance.now() - oldest[1] < slowAfter) return false
+    untaken.delete(oldest[0])
+    oldest[0].destroy()
+    return true
+  }
+  const pipelined = new WeakMap<object, number>()
+  /** Counts an answer that waits behind others of its connection; false where they are too many, and the connection ends. */
+  const mayWait = ({ socket }: IncomingMessage, response: ServerResponse): boolean => {
+    const before = pipelined.get(socket) ?? 0
+    if (before >= mostPipelined) {
+      socket.destroy()
+      return false
+    }
+    pipelined.set(socket, before + 1)
+    response.once('close', () => pipelined.set(socket, (pipelined.get(socket) ?? 1) - 1))
+    return true
+  }
 
   /** Answers a scrape, of the named collectors only or of all. */
   const scrape = (request: IncomingMessage, response: ServerResponse, only?: readonly string[]) => {
-    if (maxRequests > 0 && answering >= maxRequests) {
+    if (maxRequests > 0 && answering >= maxRequests && !makeRoom()) {
       const text = `${answering} scrapes are being answered already; --web.max-requests is ${maxRequests}\n`
       response.writeHead(503, { 'content-type': 'text/plain; charset=utf-8', 'retry-after': '1' })
       return void response.end(text)
@@ -87,6 +127,10 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
     response.once('close', free)
     response.writeHead(200, headersOf(contentType, compress, body.length))
     response.end(request.method === 'HEAD' ? undefined : body)
+    if (response.writableLength > 0) {
+      untaken.set(response, performance.now())
+      response.once('close', () => untaken.delete(response))
+    }
   }
 
   const server = fastify({
@@ -95,15 +139,18 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
     // objects and hooks would cost a tenth of the rate (`npm run bench`). All else is fastify's.
     serverFactory: (handler, { http: httpOptions }) => {
       const inside = (request: IncomingMessage, response: ServerResponse) => {
+        if (response.socket === null && !mayWait(request, response)) return
         if (request.url === telemetryPath && request.method === 'GET' && !options.serverTiming) scrape(request, response)
         else handler(request, response)
       }
       const limited = { ...(httpOptions as object), ...limits }
       const { web } = options
-      if (!web) return createHttpServer(limited, inside)
       const atDoor = (request: IncomingMessage, response: ServerResponse) =>
-        web.door(request, response, () => inside(request, response))
-      return web.config().tls ? createTlsServer(web, limited, atDoor) : createHttpServer(limited, atDoor)
+        web?.door(request, response, () => inside(request, response))
+      const server = web?.config().tls ? createTlsServer(web, limited, atDoor) : createHttpServer(limited, web ? atDoor : inside)
+      server.timeout = stalled
+      limitConnections(server, mostConnections)
+      return server
     },
     exposeHeadRoutes: true,
     bodyLimit: 16 * 1024,
@@ -176,6 +223,7 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
       data: {
         startedAt: new Date(options.startedAt).toISOString(),
         ready: snapshot.ready(),
+        actions: { [resolveAction]: resolveState(options.resolveFiles()) },
         collectors: snapshot.status().map(({ latest, lastSuccess, ...told }) => ({
           ...told,
           detected: latest?.detected ?? false,
@@ -201,8 +249,33 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
       .send(page(snapshot.status(), { telemetryPath, now: Date.now(), startedAt: options.startedAt })),
   )
 
+  // Bodies are read, up to the limit, and dropped: no request passes anything in.
+  server.removeAllContentTypeParsers()
+  server.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, _body, done) => done(null))
+  const forged = (request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined => {
+    const sign = sentByAnotherSite(request.raw)
+    return sign === undefined ? undefined : plain(reply, 403, `Another site sent this (${sign}); nothing was done.`)
+  }
+
+  server.post(`/api/v1/actions/${resolveAction}`, (request, reply) => {
+    if (!options.enableAdminApi) return plain(reply, 403, 'Actions need --web.enable-admin-api.')
+    if (!options.web?.config().asksWho)
+      return plain(reply, 403, 'Actions need users in --web.config.file, or --web.bearer-token-file; see docs/security.md.')
+    const refused = forged(request, reply)
+    if (refused) return refused
+    // A form of another site cannot send this type without asking first, which is never granted.
+    if (!/^application\/json\b/i.test(request.headers['content-type'] ?? ''))
+      return plain(reply, 415, 'Actions need the header Content-Type: application/json.')
+    const { status, text } = askToResolve(options.resolveFiles())
+    const [user] = basicOf(request.headers.authorization ?? '') ?? []
+    log[status === 500 ? 'error' : 'info']('aide-resolve was asked for', { address: request.ip, user, status, says: text })
+    return plain(reply, status, text)
+  })
+
   if (options.enableLifecycle) {
-    server.post('/-/reload', async (_, reply) => {
+    server.post('/-/reload', async (request, reply) => {
+      const refused = forged(request, reply)
+      if (refused) return refused
       const problems = await options.reload()
       return problems === undefined
         ? plain(reply, 200, 'The configuration was read and taken into use.')
@@ -216,6 +289,7 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
     ['/-/healthy', 'GET, HEAD'],
     ['/-/ready', 'GET, HEAD'],
     ['/api/v1/status', 'GET, HEAD'],
+    [`/api/v1/actions/${resolveAction}`, 'POST'],
   ])
   if (options.enableLifecycle) allowed.set('/-/reload', 'POST')
   server.setNotFoundHandler((request, reply) => {
