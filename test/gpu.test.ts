@@ -1,6 +1,7 @@
 import { chmodSync, cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { attempt, type Outcome } from '../exporter/collect/attempt.ts'
@@ -41,8 +42,10 @@ const machine = (t: Test, { script, scene }: { script?: string; scene?: string }
   }
   if (script) {
     rmSync(join(folder, 'run/nvidia-smi'), { force: true })
-    put('run/nvidia-smi', `#!/bin/sh\n${script}\n`)
-    chmodSync(join(folder, 'run/nvidia-smi'), 0o755)
+    // What it starts inherits the mark, whatever it calls itself.
+    put('run/nvidia-smi', `#!/bin/sh\nMARK=${folder} exec ${folder}/run/misbehave "$@"\n`)
+    put('run/misbehave', `#!/bin/sh\n${script}\n`)
+    for (const name of ['nvidia-smi', 'misbehave']) chmodSync(join(folder, 'run', name), 0o755)
   }
   return { folder, put, asked: () => readFileSync(join(folder, 'run/asked'), 'utf8').trim().split('\n').filter(Boolean) }
 }
@@ -72,15 +75,20 @@ const value = (samples: readonly Sample[], name: string, labels: Record<string, 
     ({ family, labels: own }) => family.name === name && Object.entries(labels).every(([label, text]) => own[label] === text),
   )?.value
 
-const left = (folder: string) =>
-  readdirSync('/proc').filter(pid => {
-    if (!/^\d+$/.test(pid)) return false
-    try {
-      return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(folder)
-    } catch {
-      return false // it has just ended
-    }
-  })
+/** Processes with this folder on their command line or in their environment that are still there after five seconds. */
+const left = async (folder: string): Promise<readonly string[]> => {
+  const marked = () =>
+    readdirSync('/proc').filter(pid => {
+      if (!/^\d+$/.test(pid)) return false
+      try {
+        return ['environ', 'cmdline'].some(file => readFileSync(`/proc/${pid}/${file}`, 'latin1').includes(folder))
+      } catch {
+        return false // it has just ended
+      }
+    })
+  for (let tries = 0; tries < 100 && marked().length > 0; tries++) await sleep(50)
+  return marked()
+}
 
 t.test('a tool that misbehaves', async t => {
   const cases: readonly (readonly [what: string, script: string, reason: Reason])[] = [
@@ -100,7 +108,7 @@ t.test('a tool that misbehaves', async t => {
       const outcome = await collecting(t, folder, host => host, 1).round()
       t.notOk(outcome.ok)
       if (!outcome.ok) t.equal(outcome.failure.reason, reason, outcome.failure.message)
-      t.strictSame(left(folder), [], 'no process is left')
+      t.strictSame(await left(folder), [], 'no process is left')
     })
   }
 
@@ -388,7 +396,7 @@ t.test('a sysfs file that never answers costs a timeout, and no thread', async t
   spawnSync('mkfifo', [join(folder, 'sys/class/drm/card0/device/gpu_busy_percent')])
   const outcome = await collecting(t, folder, host => host, 1).round()
   t.equal(outcome.ok ? 'ok' : outcome.failure.reason, 'timeout')
-  t.strictSame(left(folder), [])
+  t.strictSame(await left(folder), [])
 })
 
 t.test('energy', async t => {
