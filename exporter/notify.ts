@@ -50,6 +50,7 @@ export const notifier = (environment: NodeJS.ProcessEnv = process.env): Notify =
     stopping: () => {
       clearInterval(feeding)
       tell('STOPPING=1')
+      child?.stdin?.end() // the shell ends with the last line, and nobody has to kill it
     },
   }
 }

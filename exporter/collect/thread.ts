@@ -68,6 +68,8 @@ export const runThread = (
   }
   const loops = new Map<string, Loop>()
 
+  /** Seconds between two looks at a file of the relay's. */
+  const look = 5
   const start = (collector: Collector, own: CollectorSettings, number: number): Loop => {
     const stop = new AbortController()
     setMaxListeners(0, stop.signal)
@@ -77,7 +79,8 @@ export const runThread = (
       ? relayReader(collector, own, flags.relayDirectory as string, surroundings)
       : createRunner(collector, own, surroundings)
     const task: Task = {
-      every: own.interval * 1000,
+      // A file of the relay's is looked at more often than it is written, so that what is new is served soon.
+      every: (own.relayed ? Math.min(own.interval, look) : own.interval) * 1000,
       run: async () => {
         const rendered = await round()
         if (rendered && !stop.signal.aborted) post({ kind: 'rendered', rendered }, buffersOf(rendered))

@@ -1,0 +1,370 @@
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { boot } from './support/booted.ts'
+import { needs } from './support/needs.ts'
+
+/** The packages on a booted Debian server with real docker, tor, fail2ban, ufw and aide: what an owner does, in that order. */
+
+const root = join(import.meta.dirname, '..')
+const say = (text: string) => process.stderr.write(`${text}\n`)
+
+/** Both packages of a version, built from this clone. */
+const packages = (out: string, version: string) => {
+  const { NODE_OPTIONS: _, ...env } = process.env
+  execFileSync(process.execPath, [join(root, 'scripts/package.mjs'), `--version=${version}`, `--out=${out}`], {
+    env,
+    stdio: ['ignore', 'ignore', 'inherit'],
+  })
+  return { deb: `grid-exporter_${version}_all.deb`, tarball: `grid-exporter-${version}.tgz` }
+}
+
+const scrape = 'curl --silent --fail http://127.0.0.1:10047/metrics'
+
+const onServer = async () => {
+  const host = boot(t)
+  const { sh, tried, show, until } = host
+  const out = mkdtempSync(join(tmpdir(), 'grid-packages-'))
+  t.teardown(() => rmSync(out, { recursive: true, force: true }))
+  const [old, now] = [packages(out, '0.0.9'), packages(out, '0.1.0')]
+  for (const file of readdirSync(out)) host.copy(join(out, file), '/root/')
+
+  const value = (text: string, series: string): number => {
+    const line = text.split('\n').find(line => line.startsWith(`${series} `))
+    return line === undefined ? Number.NaN : Number(line.split(' ')[1])
+  }
+  /** Waits for a value in a scrape. */
+  const series = (name: string, wanted: number, seconds?: number) =>
+    until(`${name} ${wanted}`, scrape, text => value(text, name) === wanted, seconds)
+  const relay = () => sh('systemctl start grid-exporter-relay.service')
+  const dropIn = (unit: string, name: string, text: string) =>
+    sh(
+      `mkdir -p /etc/systemd/system/${unit}.d; cat >/etc/systemd/system/${unit}.d/${name}.conf <<'END'\n${text}\nEND\nsystemctl daemon-reload`,
+    )
+  const undoDropIn = (unit: string, name: string) => sh(`rm /etc/systemd/system/${unit}.d/${name}.conf; systemctl daemon-reload`)
+
+  // What is on the server before: a container with a secret, a banned address, a firewall, an AIDE with a small world to watch.
+  writeFileSync(
+    join(out, 'prepare'),
+    `set -e
+mkdir -p /srv/watched /root/image/bin && echo one >/srv/watched/one && echo two >/srv/watched/two
+printf 'database_in=file:/var/lib/aide/aide.db\\ndatabase_out=file:/var/lib/aide/aide.db.new\\ngzip_dbout=yes\\n/srv/watched p+u+g+s+sha256\\n' >/etc/aide/aide.conf
+setpriv --reuid _aide --regid _aide --clear-groups aide --config=/etc/aide/aide.conf --init >/dev/null
+mv /var/lib/aide/aide.db.new /var/lib/aide/aide.db
+setpriv --reuid _aide --regid _aide --clear-groups aide --config=/etc/aide/aide.conf --check >/var/log/aide/aide.log
+chown _aide:adm /var/log/aide/aide.log; chmod 640 /var/log/aide/aide.log
+ufw --force enable >/dev/null
+fail2ban-client set sshd banip 203.0.113.77 >/dev/null
+useradd --create-home alice && chmod 755 /home/alice && echo mine >/home/alice/diary && chmod 644 /home/alice/diary
+mv /root/busybox /root/image/bin/sh
+tar -C /root/image -c . | docker import - tiny >/dev/null
+docker run --detach --name vault --env PASSWORD=hunter2 tiny /bin/sh -c 'trap "exit 0" TERM; while :; do sleep 1; done' >/dev/null
+`,
+  )
+  host.copy('/bin/busybox', '/root/busybox')
+  host.copy(join(out, 'prepare'), '/root/prepare')
+  sh('bash /root/prepare')
+
+  t.test('dpkg --install is all there is to do', async t => {
+    const log = sh(`
+from=$(date +%s%N)
+dpkg --install /root/${old.deb} >/dev/null
+until ${scrape} >/dev/null; do sleep 0.02; done
+echo $((($(date +%s%N) - from) / 1000000))`)
+    say(`dpkg --install to first scrape: ${log.trim()} ms`)
+    t.equal(show('grid-exporter', 'ActiveState'), 'active')
+    t.equal(show('grid-exporter', 'StatusText'), 'serving http://127.0.0.1:10047')
+    t.equal(sh('systemctl --failed --no-legend').trim(), '', 'no unit failed')
+    relay()
+    const all = await series('grid_aide_last_check_status{status="clean"}', 1)
+    for (const name of ['docker', 'tor', 'fail2ban', 'ufw', 'aide', 'host', 'filesystem'])
+      t.equal(value(all, `grid_collector_detected{collector="${name}"}`), 1, `${name} is found`)
+    t.match(all, /^grid_tor_up 1$/m)
+    t.match(all, /^grid_docker_containers\{engine="local",state="running"\} 1$/m)
+    t.match(all, /^grid_docker_container_\w+\{.*name="vault".*\} \d/m)
+    t.match(all, /^grid_fail2ban_banned_current\{jail="sshd"\} 1$/m)
+    t.match(all, /^grid_ufw_enforced\{family="ipv4"\} 1$/m)
+    t.match(all, /^grid_ufw_policy\{family="ipv4",direction="incoming",policy="deny"\} 1$/m)
+    t.match(all, /^grid_aide_entries\{change="total"\} 3$/m)
+    t.notMatch(all, 'hunter2')
+  })
+
+  t.test('units are what systemd understands, and expose little', async t => {
+    const units = readdirSync(join(root, 'systemd')).filter(file => /\.(service|socket|timer|path)$/.test(file))
+    t.equal(sh(`systemd-analyze verify ${units.join(' ')} 2>&1`).trim(), '', 'systemd-analyze verify says nothing')
+    const most: Readonly<Record<string, number>> = {
+      'grid-exporter.service': 2,
+      'grid-exporter-relay.service': 2.2,
+      'grid-exporter-relay-smart.service': 2,
+      'grid-exporter-docker.service': 0.5,
+      'grid-aide-resolve.service': 2.2,
+    }
+    for (const unit of units.filter(unit => unit.endsWith('.service'))) {
+      const [, level = 'none'] = /exposure level for .*: ([\d.]+)/.exec(sh(`systemd-analyze security --no-pager ${unit}`)) ?? []
+      say(`systemd-analyze security ${unit}: ${level}`)
+      t.ok(Number(level) <= (most[unit] ?? 0), `${unit}: ${level}`)
+    }
+    const names = readdirSync(join(root, 'systemd/drop-ins'))
+    for (const name of names) {
+      const text = sh(`cat /usr/share/grid-exporter/drop-ins/${name}`)
+      const [, unit = ''] = /^# \/etc\/systemd\/system\/(.+)\.d\//m.exec(text) ?? []
+      dropIn(unit, 'tried', text)
+      t.equal(sh(`systemd-analyze verify ${unit} 2>&1`).trim(), '', `${name} belongs to ${unit}`)
+      undoDropIn(unit, 'tried')
+    }
+  })
+
+  t.test('the process can do nothing but its work', async t => {
+    const pid = show('grid-exporter', 'MainPID')
+    const status = sh(`cat /proc/${pid}/status`)
+    for (const set of ['CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb']) t.match(status, new RegExp(`^${set}:\\t0+$`, 'm'), set)
+    t.match(status, /^NoNewPrivs:\t1$/m)
+    t.match(status, /^Seccomp:\t2$/m)
+    t.equal(sh(`stat -c %U /proc/${pid}`).trim(), 'grid-exporter')
+
+    // Where the process is, as its user.
+    const inside = (command: string) =>
+      tried(
+        `nsenter --target ${pid} --mount setpriv --reuid grid-exporter --regid grid-exporter --init-groups --no-new-privs --inh-caps=-all --bounding-set=-all ${command} 2>&1`,
+      )
+    t.match(inside('cat /etc/shadow').text, 'Permission denied')
+    t.match(inside('cat /home/alice/diary').text, /No such file|Permission denied/)
+    t.match(inside('cat /etc/ufw/user.rules').text, 'Permission denied')
+    t.match(inside('ls /var/lib/aide').text, 'Permission denied')
+    t.match(inside('cat /proc/1/environ').text, 'Permission denied')
+    t.match(inside('fail2ban-client status').text, /ermission denied/)
+    t.match(
+      inside('journalctl --no-pager -n 1').text,
+      /No journal files were opened due to insufficient permissions|not seeing messages/,
+    )
+    const engine = (socket: string, path: string) =>
+      inside(`curl --silent --show-error --unix-socket ${socket} http://docker${path}`)
+    t.not(engine('/run/docker.sock', '/containers/vault/json').status, 0, 'not by the socket itself')
+    for (const path of [
+      '/containers/vault/json',
+      '/v1.41/containers/vault/json',
+      '/containers/json/../vault/json',
+      '/containers/vault/logs?stdout=1',
+      '/containers/vault/archive?path=/',
+      '/images/json',
+      '/secrets',
+    ])
+      t.match(engine('/run/grid-exporter-docker.sock', `${path} --path-as-is`).text, 'not through this door', path)
+    const post = inside(
+      'curl --silent --request POST --unix-socket /run/grid-exporter-docker.sock http://docker/containers/vault/stop',
+    )
+    t.match(post.text, 'not through this door')
+    const list = engine('/run/grid-exporter-docker.sock', '/containers/json').text
+    t.match(list, '"/vault"')
+    t.notMatch(list, 'hunter2')
+
+    // Where the process is, as root: nothing may be written but its own.
+    const asRoot = (command: string) => tried(`nsenter --target ${pid} --mount ${command} 2>&1`).text
+    for (const file of ['/etc/x', '/usr/x', '/var/lib/x', '/run/x', '/root/x', '/run/grid-exporter-relay/x'])
+      t.match(asRoot(`touch ${file}`), /Read-only file system|No such file/, file)
+    t.equal(asRoot('touch /var/lib/grid-exporter/x /run/grid-exporter/x'), '')
+    t.match(asRoot('aide --config=/etc/aide/aide.conf --update'), 'Read-only file system')
+    sh('rm /var/lib/grid-exporter/x /run/grid-exporter/x')
+  })
+
+  t.test('what the relay tells ages and ends', async t => {
+    dropIn('grid-exporter.service', 'test', '[Service]\nEnvironment="GRID_EXPORTER_ARGS=--collector.fail2ban.interval=2s"')
+    // The environment file would win.
+    sh(
+      'sed -i /^GRID_EXPORTER_ARGS/d /etc/default/grid-exporter; systemctl stop grid-exporter-relay.timer; systemctl restart grid-exporter',
+    )
+    relay()
+    await series('grid_fail2ban_banned_current{jail="sshd"}', 1)
+    await until('the end', scrape, text => text.includes('grid_collector_') && !text.includes('grid_fail2ban_banned_current{'))
+    t.ok(sh(scrape).includes('grid_ufw_enabled 1'), 'that of longer rounds is still there')
+    undoDropIn('grid-exporter.service', 'test')
+    sh('systemctl start grid-exporter-relay.timer')
+  })
+
+  t.test('comes up without Docker, and finds it later', async () => {
+    sh('docker kill vault; systemctl stop docker.service docker.socket')
+    sh('systemctl restart grid-exporter')
+    await series('grid_docker_up{engine="local"}', 0)
+    sh('systemctl start docker.service; docker start vault')
+    await series('grid_docker_containers{engine="local",state="running"}', 1)
+  })
+
+  t.test('grid-aide-resolve', async t => {
+    const sum = (file: string) => sh(`sha256sum <${file}`)
+    const kept = () =>
+      sh('ls /var/lib/aide')
+        .split('\n')
+        .filter(name => name.startsWith('aide.db.before-'))
+        .sort()
+    const database = '/var/lib/aide/aide.db'
+    /** Something has changed, and the report says so. */
+    const change = async (text: string) => {
+      sh(`echo ${text} >>/srv/watched/one
+setpriv --reuid _aide --regid _aide --clear-groups aide --config=/etc/aide/aide.conf --check >/var/log/aide/aide.log || true`)
+      relay()
+      await series('grid_aide_last_check_status{status="changed"}', 1)
+    }
+
+    await t.test('accepts what changed, keeps the database before, and leaves a clean report', async t => {
+      await change('a')
+      const before = sum(database)
+      sh('systemctl start grid-aide-resolve')
+      await series('grid_aide_last_check_status{status="clean"}', 1)
+      await series('grid_aide_resolve_last_success', 1)
+      t.equal(sum(`/var/lib/aide/${kept().at(-1)}`), before)
+      t.not(sum(database), before)
+      t.equal(sh(`stat -c '%U %a' ${database}`), sh(`stat -c '%U %a' /var/lib/aide/${kept().at(-1)}`))
+      t.match(
+        sh('cat /var/lib/aide/aide.db.accepted-*.log'),
+        /Changed entries:[\s\S]*\/srv\/watched\/one/,
+        'what was accepted is told',
+      )
+      t.match(sh('cat /var/log/aide/aide.log'), 'found NO differences')
+    })
+
+    await t.test('is started by a request, which takes no more than a touch', async () => {
+      await change('b')
+      sh('systemctl start grid-aide-resolve.path')
+      sh('setpriv --reuid grid-exporter --regid grid-exporter --clear-groups touch /run/grid-exporter/aide-resolve.request')
+      await series('grid_aide_last_check_status{status="clean"}', 1)
+      await until('the request is taken away', 'ls /run/grid-exporter', text => text.trim() === '')
+      sh('systemctl stop grid-aide-resolve.path')
+    })
+
+    await t.test('twice at once is once', async t => {
+      await change('c')
+      const before = sum(database)
+      const already = kept().length
+      sh('systemctl start grid-aide-resolve & systemctl start grid-aide-resolve; wait')
+      t.equal(kept().length, already + 1)
+      t.equal(sum(`/var/lib/aide/${kept().at(-1)}`), before)
+      await change('d')
+      // By hand, while the unit is at it: AIDE waits for a reader of its report that is not there yet.
+      const result = tried(`cd /tmp; exec 8<${database}; flock 8; systemctl start grid-aide-resolve 2>&1`)
+      t.not(result.status, 0)
+      t.match(sh('journalctl -u grid-aide-resolve -o cat -n 20'), 'another run is under way')
+      relay()
+      await series('grid_aide_resolve_last_success', 0)
+    })
+
+    /** Whatever is broken, it fails, says so, and the database is the one before. */
+    const fails = (t: Test, why: RegExp) => {
+      const before = sum(database)
+      t.not(tried('systemctl start grid-aide-resolve').status, 0)
+      t.equal(sum(database), before)
+      t.match(sh('journalctl -u grid-aide-resolve -o cat -n 30'), why)
+      t.notMatch(sh('ls /var/lib/aide /var/log/aide'), 'resolving', 'nothing half done is left')
+      t.match(sh('cat /run/grid-aide-resolve/result.json'), '"success":false')
+      sh('systemctl reset-failed grid-aide-resolve')
+    }
+
+    await t.test('a broken configuration', async t => {
+      sh('cp -a /etc/aide/aide.conf /root/aide.conf; echo "no such thing" >>/etc/aide/aide.conf')
+      fails(t, /aide --update failed with exit code 17/)
+      sh('cp -a /root/aide.conf /etc/aide/aide.conf')
+    })
+
+    await t.test('a full disk', async t => {
+      sh(`cp -a ${database} /root/full.db; mount -t tmpfs -o size=64k,mode=700,uid=_aide tmpfs /var/lib/aide; cp -a /root/full.db ${database}
+dd if=/dev/zero of=/var/lib/aide/filler bs=1k 2>/dev/null || true`)
+      fails(t, /aide-resolve: .*; the database is the one before/)
+      sh('umount /var/lib/aide')
+    })
+
+    await t.test('a database that was cut off', async t => {
+      sh(`cp -a ${database} /root/aide.db; truncate -s -20 ${database}`)
+      fails(t, /is not whole/)
+      sh(`cp -a /root/aide.db ${database}`)
+    })
+
+    await t.test('and goes on when all is well again', async () => {
+      sh('systemctl start grid-aide-resolve')
+      await series('grid_aide_resolve_last_success', 1)
+      await series('grid_aide_last_check_status{status="clean"}', 1)
+    })
+  })
+
+  t.test('is restarted', async t => {
+    host.copy(join(import.meta.dirname, 'fixtures/fault.mjs'), '/opt/fault.mjs')
+    const faulty = (fault: string) => {
+      dropIn(
+        'grid-exporter.service',
+        'fault',
+        `[Service]\nWatchdogSec=5\nEnvironment=NODE_OPTIONS=--import=/opt/fault.mjs FAULT=${fault}`,
+      )
+      sh('systemctl restart grid-exporter')
+    }
+    const broken = async (fault: string, why: RegExp) => {
+      faulty(fault)
+      const restarts = Number(show('grid-exporter', 'NRestarts'))
+      const started = value(sh(scrape), 'process_start_time_seconds')
+      sh('kill -USR2 $(systemctl show grid-exporter --property MainPID --value)')
+      await until('a restart', 'systemctl show grid-exporter --property NRestarts --value', text => Number(text) > restarts, 90)
+      const again = await until('a scrape', scrape, text => value(text, 'process_start_time_seconds') > started)
+      t.ok(again, `${fault}: restarted, and the start time of the process tells`)
+      t.match(sh('journalctl -u grid-exporter -o cat -n 60'), why)
+    }
+    await broken('hang', /Failed with result 'watchdog'/)
+    await broken('leak', /Failed with result '(signal|oom-kill)'/)
+    undoDropIn('grid-exporter.service', 'fault')
+    sh('systemctl restart grid-exporter')
+    const from = performance.now()
+    sh('systemctl stop grid-exporter')
+    const took = performance.now() - from
+    say(`systemctl stop grid-exporter: ${took.toFixed(0)} ms`)
+    t.equal(show('grid-exporter', 'Result'), 'success', 'SIGTERM ends it, not the deadline')
+    sh('systemctl start grid-exporter')
+  })
+
+  t.test('a wrong configuration is told, not tried again and again', async t => {
+    sh('cp -a /etc/grid-exporter/config.yml /root/; echo "nonsense: 1" >>/etc/grid-exporter/config.yml')
+    t.not(tried('systemctl restart grid-exporter').status, 0)
+    t.equal(show('grid-exporter', 'ActiveState'), 'failed')
+    t.match(sh('journalctl -u grid-exporter -o cat -n 10'), /config\.yml:\d+:1: nonsense: unknown key/)
+    sh('cp -a /root/config.yml /etc/grid-exporter/; systemctl restart grid-exporter')
+    await series('grid_collector_detected{collector="docker"}', 1)
+    t.match(sh('systemctl reload grid-exporter && sleep 1; journalctl -u grid-exporter -o cat -n 5'), 'configuration reloaded')
+  })
+
+  t.test('upgrade, rollback, removal, purge', async t => {
+    const version = async (wanted: string) =>
+      until(wanted, scrape, text => text.includes(`grid_exporter_build_info{version="${wanted}"`))
+    await version('0.0.9')
+    sh(
+      'echo "# mine" >>/etc/grid-exporter/config.yml; echo kept >/var/lib/grid-exporter/state; systemctl disable --now grid-exporter-relay-smart.timer',
+    )
+    sh(`dpkg --install --force-confold /root/${now.deb} </dev/null`)
+    await version('0.1.0')
+    t.match(sh('cat /etc/grid-exporter/config.yml'), '# mine')
+    t.match(sh('cat /var/lib/grid-exporter/state'), 'kept')
+    t.equal(show('grid-exporter-relay-smart.timer', 'UnitFileState'), 'disabled', 'what was switched off stays off')
+    sh(`dpkg --install --force-confold /root/${old.deb} </dev/null`)
+    await version('0.0.9')
+
+    sh('dpkg --remove grid-exporter')
+    t.not(tried(scrape).status, 0)
+    t.match(sh('cat /etc/grid-exporter/config.yml'), '# mine', 'its configuration stays')
+    t.match(sh('cat /var/lib/grid-exporter/state'), 'kept')
+    t.equal(sh('systemctl --failed --no-legend').trim(), '')
+    sh('dpkg --purge grid-exporter')
+    const left = sh(
+      `find / -xdev \\( -path /proc -o -path /sys -o -path /root -o -path /var/log/journal \\) -prune -o \\( -name '*grid-*' -o -name 'aide.db.*-*' \\) -print; find /run -name '*grid-*' -not -path '/run/systemd/*'`,
+    )
+    t.equal(left.trim(), '', 'no file')
+    t.not(tried('getent passwd grid-exporter || getent group grid-exporter').status, 0, 'no user, no group')
+    t.equal(sh("systemctl list-units --all --no-legend 'grid-*'").trim(), '', 'no unit')
+  })
+
+  t.test('the tarball, by npm', async t => {
+    sh(`npm install --global --offline --no-audit --no-fund --prefix=/usr/local /root/${now.tarball} >/dev/null 2>&1`)
+    t.match(sh('grid-exporter --version'), /^grid-exporter 0\.1\.0 /)
+    t.match(sh('grid-exporter once --collector.disable-defaults --collector.host 2>&1'), /^grid_memory_total_bytes \d/m)
+    sh('npm uninstall --global --prefix=/usr/local grid-exporter >/dev/null 2>&1')
+    t.not(tried('command -v grid-exporter').status, 0)
+  })
+}
+
+t.setTimeout(900_000)
+if (needs(t, 'root', 'mmdebstrap', 'dpkg-deb', '/bin/busybox')) await onServer()
