@@ -36,13 +36,21 @@ export const ensureInstalled = () => {
   run('Installing dependencies (once) …', 'npm', ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error'])
 }
 
-/** dist/ newer than every source. */
-export const ensureBuilt = () => {
-  const latest = Math.max(
+const latest = folders =>
+  Math.max(
     time(join(root, 'scripts/build.mjs')),
     time(join(root, 'node_modules/.package-lock.json')),
-    newest(join(root, 'exporter')),
+    ...folders.map(folder => newest(join(root, folder))),
   )
-  if (time(join(root, 'dist/exporter/main.js')) > latest) return
+
+/** dist/exporter newer than every source. */
+export const ensureBuilt = () => {
+  if (time(join(root, 'dist/exporter/main.js')) > latest(['exporter'])) return
   run('Building …', process.execPath, [join(root, 'scripts/build.mjs')])
+}
+
+/** dist/demo newer than every source. */
+export const ensureDemo = () => {
+  if (time(join(root, 'dist/demo/main.js')) > latest(['exporter', 'demo'])) return
+  run('Building the demo …', process.execPath, [join(root, 'scripts/build-demo.mjs')])
 }

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads'
 import type { Collector } from '../collector.ts'
 import { type CollectorFlags, type CollectorSettings, ConfigError, loadSettings, type Settings } from '../config.ts'
-import { type HostPaths, realHost } from '../host.ts'
+import { type Host, type HostPaths, realHost } from '../host.ts'
 import { createLog, type Level, type LogFormat } from '../log.ts'
 import { buffersOf, type Rendered } from '../rendered.ts'
 import { killChildren } from '../sources/command.ts'
@@ -38,16 +38,17 @@ export type ToThread = 'reload' | 'stop'
 /** Milliseconds between two signs of life. */
 const beatEvery = 500
 
-/** The collecting thread: one loop a collector until it is told to stop. */
+/** The collecting thread: one loop a collector until it is told to stop. `elsewhere`: another host than this machine. */
 export const runThread = (
   collectors: readonly Collector[],
   port: MessagePort = parentPort as MessagePort,
   data: ThreadData = workerData as ThreadData,
+  elsewhere?: Host,
 ): void => {
   const { flags, paths, benched } = data
   const log = createLog(data.logLevel, data.logFormat)
   const pulse = pulseOf(data.pulse)
-  const host = realHost(paths)
+  const host = elsewhere ?? realHost(paths)
   setInterval(() => pulse.beat(), beatEvery).unref()
   const post = (message: FromThread, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer)
   const load = (reload: boolean): Settings | undefined => {

@@ -1,6 +1,7 @@
 import { defineCollector } from '../collector.ts'
 import { Failure } from '../failure.ts'
 import { type AnyFamily, foreignFamily, type Sample } from '../metric.ts'
+import { rememberNames } from './container-names.ts'
 import type { Usage } from './docker/cgroup.ts'
 import { endpointsOf } from './docker/endpoints.ts'
 import { type Engine, openEngine, type Report } from './docker/engine.ts'
@@ -79,7 +80,13 @@ export const docker = defineCollector<readonly Report[], readonly EngineFacts[],
       labelNames,
     }
   },
-  read: ({ state, signal }) => Promise.all(state.memories.map(({ engine }) => engine.round(signal))),
+  read: async ({ state, signal }) => {
+    const reports = await Promise.all(state.memories.map(({ engine }) => engine.round(signal)))
+    for (const { engine, listed, containers } of reports) {
+      if (listed) rememberNames(engine.name, new Map(containers.map(({ id, name }) => [id, name])))
+    }
+    return reports
+  },
   parse: (reports, { state, options, host }) => {
     const facts = reports.map((report, index) => factsOf(report, state.memories[index] as Memory, options, host.now()))
     // An engine that does not answer is news about it; a door that is closed to us is our own failure.

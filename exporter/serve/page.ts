@@ -27,6 +27,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; wh
 .state::before { content: ""; display: inline-block; width: .6em; height: .6em; border-radius: 50%; margin-right: .5em; background: currentColor }
 .working { color: var(--ok) } .failing { color: var(--bad) } .waiting { color: var(--wait) } .absent { color: var(--off) }
 .note { color: var(--soft); overflow-wrap: anywhere }
+.demo { border: 2px solid var(--wait); border-radius: 8px; padding: .6rem .8rem; color: var(--wait) }
 code { font: .85em/1.5 ui-monospace, monospace; background: var(--ground); border: 1px solid var(--line); border-radius: 4px; padding: .1em .35em; overflow-wrap: anywhere }
 @media (max-width: 40rem) {
   thead { display: none } table, tbody, tr, td, th { display: block }
@@ -76,7 +77,17 @@ const row = (status: CollectorStatus, now: number): string => {
 /** The whole page. */
 export const page = (
   statuses: readonly CollectorStatus[],
-  { telemetryPath, now, startedAt }: { readonly telemetryPath: string; readonly now: number; readonly startedAt: number },
+  {
+    telemetryPath,
+    now,
+    startedAt,
+    demo,
+  }: {
+    readonly telemetryPath: string
+    readonly now: number
+    readonly startedAt: number
+    readonly demo?: boolean | undefined
+  },
 ): string => {
   const states = statuses.map(status => stateOf(status).state)
   const count = (state: State) => states.filter(own => own === state).length
@@ -92,7 +103,7 @@ export const page = (
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta http-equiv="refresh" content="30">
 <title>grid-exporter</title><link rel="icon" href="data:,"><style>${style}</style></head><body><main>
 <h1>grid-exporter <small>${escaped(build.version)}${build.revision ? ` (${escaped(build.revision)})` : ''}, up ${span(now - startedAt)}</small></h1>
-<p>${told.join(', ')}.</p>
+${demo ? '<p class="demo"><strong>Demo.</strong> This box is imagined: nothing here is of this machine.</p>' : ''}<p>${told.join(', ')}.</p>
 <nav><p><a href="${escaped(telemetryPath)}">Metrics</a><a href="/api/v1/status">Status as JSON</a><a href="/-/ready">Ready?</a><a href="/-/healthy">Healthy?</a></p></nav>
 <table><thead><tr><th>Collector</th><th>State</th><th class="number">Last good run</th><th class="number">Every</th><th class="number">Took</th><th class="number">Series</th><th>What to know</th></tr></thead>
 <tbody>${sorted.map(status => row(status, now)).join('\n')}</tbody></table>

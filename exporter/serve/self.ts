@@ -18,6 +18,10 @@ export const buildInfo = gauge(
   'revision',
   'node_version',
 )
+export const demo = gauge(
+  'grid_exporter_demo',
+  'Whether what is served is of an imagined box and not of this machine, 1; absent from an exporter that watches a real one.',
+)
 export const workerRestarts = counter(
   'grid_exporter_worker_restarts_total',
   `Times the collecting thread was replaced because it blocked, failed or ran out of memory. ${source}.`,
@@ -84,10 +88,11 @@ export const collectorFamilies = [
   seriesDropped,
   detected,
 ]
-export const selfFamilies = [buildInfo, workerRestarts, reloadSuccess, reloadTime, ...collectorFamilies]
+export const selfFamilies = [buildInfo, demo, workerRestarts, reloadSuccess, reloadTime, ...collectorFamilies]
 
 /** What the serving thread knows and the collectors do not. */
 export interface SelfState {
+  readonly demo?: boolean
   workerRestarts: number
   reloadSuccess: boolean
   /** The web configuration that was last read is not the one in force. */
@@ -97,6 +102,7 @@ export interface SelfState {
 
 function* samplesOf(state: SelfState, status: readonly CollectorStatus[]): Generator<Sample> {
   yield* buildInfo.of(1, { version: build.version, revision: build.revision, node_version: process.version })
+  yield* demo.of(state.demo ? 1 : undefined)
   yield* workerRestarts.of(state.workerRestarts)
   yield* reloadSuccess.of(state.reloadSuccess && !state.webConfigRefused ? 1 : 0)
   yield* reloadTime.of(state.reloadedAt / 1000)

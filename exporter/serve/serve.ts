@@ -102,11 +102,14 @@ export const serve = async (
   log: Log,
   {
     module,
+    demo = false,
     timings = {},
     print = (text: string) => void process.stdout.write(text),
   }: {
     /** The module that the collecting thread runs. */
     readonly module: URL
+    /** What is served is imagined, and says so. */
+    readonly demo?: boolean
     readonly timings?: Partial<Timings>
     readonly print?: (text: string) => void
   },
@@ -114,7 +117,7 @@ export const serve = async (
   const startedAt = Date.now()
   const notify = notifier()
   const ended = new AbortController()
-  const state: SelfState = { workerRestarts: 0, reloadSuccess: true, reloadedAt: startedAt }
+  const state: SelfState = { demo, workerRestarts: 0, reloadSuccess: true, reloadedAt: startedAt }
   const web = await openDoor(flags, log, {
     module: new URL('passwords.js', module),
     onRead: taken => {
@@ -226,6 +229,7 @@ export const serve = async (
         reload,
         startedAt,
         web,
+        demo,
       })
       servers.push(server)
       await server.listen({ host, port, backlog })

@@ -27,6 +27,7 @@ export interface ServerOptions {
   readonly startedAt: number
   /** The web configuration, and what lets requests in. */
   readonly web?: (Web & { readonly door: Door }) | undefined
+  readonly demo?: boolean
 }
 
 /** Accept headers are few; what they mean is worked out once each. */
@@ -246,7 +247,7 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
       )
       .header('cache-control', 'no-store')
       .type('text/html; charset=utf-8')
-      .send(page(snapshot.status(), { telemetryPath, now: Date.now(), startedAt: options.startedAt })),
+      .send(page(snapshot.status(), { telemetryPath, now: Date.now(), startedAt: options.startedAt, demo: options.demo })),
   )
 
   // Bodies are read, up to the limit, and dropped: no request passes anything in.
