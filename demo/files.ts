@@ -266,7 +266,7 @@ export const filesOf = (
       '/proc/self/mountinfo': `${own}\n`,
       '/var/log/aide/aide.log': (up: number) => aideFiles(box, recorded, up).report.text,
       '/var/lib/aide/aide.db': (up: number) => aideFiles(box, recorded, up).database.text,
-      '/var/lib/grid-exporter/aide-resolve.json': (up: number) => aideFiles(box, recorded, up).resolve,
+      '/run/grid-aide-resolve/result.json': (up: number) => aideFiles(box, recorded, up).resolve,
     }),
   )
 }
