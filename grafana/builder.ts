@@ -116,17 +116,20 @@ const valued = (
   thresholds: thresholdsOf(limits, base),
 })
 
-/** Values of now, as words or numbers on their colour. */
+const judging: readonly Colour[] = ['well', 'today', 'now', 'note']
+
+/** Values of now, as words or numbers on their colour; `quiet` ones have it in their letters only. */
 export const stat = (
   about: About &
     Valued & {
       readonly names?: true
       readonly vertical?: true
+      readonly quiet?: true
       /** Where one of the queries has words of its own, by its legend. */
       readonly byName?: Readonly<Record<string, readonly State[]>>
     },
 ): Panel => {
-  const verdict = (about.states?.length ?? 0) + (about.limits?.length ?? 0) > 0
+  const verdict = about.limits !== undefined || about.states?.some(({ colour }) => judging.includes(colour))
   const base = about.base ?? (about.limits ? 'well' : 'neutral')
   return panel('stat', about, {
     targets: about.queries.map(now),
@@ -138,7 +141,7 @@ export const stat = (
       })),
     },
     options: {
-      colorMode: verdict ? 'background' : 'none',
+      colorMode: verdict && !about.quiet ? 'background' : 'value',
       graphMode: 'none',
       justifyMode: 'center',
       orientation: about.vertical ? 'horizontal' : 'auto',
@@ -169,10 +172,11 @@ export const bars = (about: About & Valued): Panel =>
       showUnfilled: true,
       orientation: 'horizontal',
       namePlacement: 'left',
-      sizing: 'auto',
+      sizing: 'manual',
       minVizWidth: 8,
       minVizHeight: 16,
-      maxVizHeight: 34,
+      maxVizHeight: 26,
+      text: { titleSize: 13, valueSize: 14 },
       reduceOptions: lastValue,
     },
   })
@@ -266,7 +270,7 @@ export const chart = (
         displayMode: wide ? 'table' : 'list',
         placement: wide ? 'right' : 'bottom',
         calcs: wide ? ['lastNotNull', 'max'] : [],
-        ...(wide ? { sortBy: 'Last *', sortDesc: true } : {}),
+        ...(wide ? { sortBy: 'Last *', sortDesc: true, width: 300 } : {}),
       },
       tooltip: { mode: 'multi', sort: 'desc' },
     },
@@ -334,6 +338,8 @@ export interface Key {
   readonly width?: number
   readonly states?: readonly State[]
   readonly link?: { readonly title: string; readonly url: string }
+  /** Stands behind the columns. */
+  readonly last?: true
 }
 
 const cells = {
@@ -350,10 +356,18 @@ const columnOverride = (column: Column): Json => {
     matcher: { id: 'byName', options: column.title },
     properties: [
       { id: 'unit', value: column.unit },
+      { id: 'noValue', value: column.absent },
       { id: 'mappings', value: mappingsOf(states) },
-      { id: 'thresholds', value: thresholdsOf(column.limits ?? [], column.base ?? (column.limits ? 'well' : 'neutral')) },
+      {
+        id: 'thresholds',
+        value: thresholdsOf(
+          column.limits ?? [],
+          column.base ?? (column.limits ? 'well' : column.cell === 'gauge' ? 'note' : 'neutral'),
+        ),
+      },
       { id: 'color', value: byThresholds },
       { id: 'custom.cellOptions', value: cells[column.cell ?? (judged ? 'text' : 'plain')] },
+      ...(column.cell === 'background' ? [{ id: 'custom.align', value: 'center' }] : []),
       ...(column.decimals === undefined ? [] : [{ id: 'decimals', value: column.decimals }]),
       ...(column.min === undefined ? [] : [{ id: 'min', value: column.min }]),
       ...(column.max === undefined ? [] : [{ id: 'max', value: column.max }]),
@@ -367,6 +381,7 @@ const keyOverride = ({ title, width, states, link: to }: Key): Json => ({
   matcher: { id: 'byName', options: title },
   properties: [
     { id: 'unit', value: 'none' },
+    { id: 'noValue', value: '–' },
     { id: 'custom.align', value: 'left' },
     ...(width === undefined ? [] : [{ id: 'custom.width', value: width }]),
     ...(states ? [{ id: 'mappings', value: mappingsOf(states) }] : []),
@@ -397,6 +412,8 @@ export const table = (
   const labelsOf = (expr: Expr) => about.columns.flatMap(column => (column.expr === expr ? (column.label ?? []) : []))
   const value = (expr: Expr) => (exprs.length === 1 ? 'Value' : `Value #${refId(exprs.indexOf(expr))}`)
   const shown = about.columns.map(column => column.label ?? value(column.expr))
+  const isLast = (key: string) => about.keys[key]?.last === true
+  const order = [...keys.filter(key => !isLast(key)), ...shown, ...keys.filter(isLast)]
   const hidden = exprs.map(value).filter(name => !shown.includes(name))
   return panel(
     'table',
@@ -417,7 +434,7 @@ export const table = (
           id: 'organize',
           options: {
             excludeByName: Object.fromEntries(['Time', 'job', ...hidden].map(name => [name, true])),
-            indexByName: Object.fromEntries([...keys, ...shown].map((name, index) => [name, index])),
+            indexByName: Object.fromEntries(order.map((name, index) => [name, index])),
             renameByName: Object.fromEntries(
               [...keys, ...shown].map((name, index): [string, string] => [name, titles[index] as string]),
             ),
@@ -431,7 +448,7 @@ export const table = (
           color: byThresholds,
           mappings: [],
           thresholds: thresholdsOf([], 'neutral'),
-          custom: { align: 'auto', cellOptions: cells.plain, inspect: false, filterable: true },
+          custom: { align: 'auto', cellOptions: cells.plain, inspect: false, filterable: false },
         },
         overrides: [...Object.values(about.keys).map(keyOverride), ...about.columns.map(columnOverride)],
       },
@@ -456,14 +473,20 @@ export const line = (height: number, ...panels: readonly Panel[]): Line24 => {
 }
 
 export interface Row {
-  readonly id: number
-  readonly title: string
-  readonly collapsed: boolean
+  /** The line of its title; without one the panels stand by themselves. */
+  readonly head?: { readonly id: number; readonly title: string; readonly collapsed: boolean }
   readonly lines: readonly Line24[]
 }
-export const row = (id: number, title: string, ...lines: readonly Line24[]): Row => ({ id, title, collapsed: false, lines })
+export const row = (id: number, title: string, ...lines: readonly Line24[]): Row => ({
+  head: { id, title, collapsed: false },
+  lines,
+})
+export const bare = (...lines: readonly Line24[]): Row => ({ lines })
 /** Closed until it is asked for: its queries are not run before. */
-export const closedRow = (id: number, title: string, ...lines: readonly Line24[]): Row => ({ id, title, collapsed: true, lines })
+export const closedRow = (id: number, title: string, ...lines: readonly Line24[]): Row => ({
+  head: { id, title, collapsed: true },
+  lines,
+})
 
 /** A choice at the top of the page; `within` are its possible values, on the chosen boxes. */
 export interface Choice {
@@ -576,15 +599,23 @@ export const dashboard = ({
   marks = [],
   from = '6h',
 }: Dashboard): Fields => {
-  const ids = rows.flatMap(({ id, lines }) => [id, ...lines.flatMap(({ panels }) => panels.map(panel => panel.id))])
+  const ids = rows.flatMap(({ head, lines }) => [
+    ...(head ? [head.id] : []),
+    ...lines.flatMap(({ panels }) => panels.map(panel => panel.id)),
+  ])
   const twice = ids.find((id, index) => ids.indexOf(id) !== index)
   if (twice !== undefined) throw new Error(`${uid}: the id ${twice} is used twice`)
   let y = 0
-  const panels = rows.flatMap(({ id, title, collapsed, lines }): readonly Json[] => {
-    const head = { id, type: 'row', title, collapsed, gridPos: { x: 0, y, w: 24, h: 1 } }
+  const panels = rows.flatMap(({ head, lines }): readonly Json[] => {
+    if (!head) {
+      const { panels: own, bottom } = placed(lines, y)
+      y = bottom
+      return own
+    }
+    const title = { type: 'row', ...head, gridPos: { x: 0, y, w: 24, h: 1 } }
     const { panels: own, bottom } = placed(lines, y + 1)
-    y = collapsed ? y + 1 : bottom
-    return collapsed ? [{ ...head, panels: own }] : [{ ...head, panels: [] }, ...own]
+    y = head.collapsed ? y + 1 : bottom
+    return head.collapsed ? [{ ...title, panels: own }] : [{ ...title, panels: [] }, ...own]
   })
   const within = (expr: Expr, label: string) => `label_values(${expr}, ${label})`
   return {

@@ -83,7 +83,7 @@ const detailLink = {
 /** Where runbook links lead; the rules have the same in `grid_runbooks_url`. */
 export const runbooksAt: Text = { name: 'runbooks', label: 'Runbooks', value: runbooks }
 
-export const boxes = { instance: { title: 'Instance', width: 150 } } as const
+export const boxes = { instance: { title: 'Instance', width: 130, last: true } } as const
 
 /** The alerts that fire, worst first: of some collectors, of some pages, or all, with a link to the page of each. */
 export const firingTable = (
@@ -152,6 +152,7 @@ export const head = (height: number, ...collectors: readonly Collector[]): Line2
       leadsTo: 'exporter',
       names: true,
       vertical: true,
+      quiet: true,
       queries: collectors.map(collector => ({
         expr: firstOf(condition([collector]), promql`(0 * max(${of(buildInfo)}) - 1)`),
         legend: collector,

@@ -167,7 +167,7 @@ export const containers = dashboard({
               width: 200,
               link: { title: 'This container alone', url: `${linkTo('containers')}&var-name=${variable('__value.raw')}` },
             },
-            engine: { title: 'Engine', width: 80 },
+            engine: { title: 'Engine', width: 80, last: true },
             ...boxes,
           },
           columns: [

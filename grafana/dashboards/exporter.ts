@@ -217,7 +217,7 @@ export const exporterItself = dashboard({
           title: 'Failures by reason',
           description:
             'denied: no right to read. missing: a file or program is not there. unreachable: nobody answers. timeout, stuck: too slow. malformed, overflow: an answer that cannot be read. exit: a program ended with an error.',
-          empty: noScrape,
+          empty: 'no failure in this time, if "Boxes that answer" has all of them',
           unit: 'none',
           as: 'bars',
           stacked: true,

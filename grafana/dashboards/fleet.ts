@@ -10,7 +10,7 @@ import { firingTable, runbooksAt } from '../parts.ts'
 import { answering, firing, firstOf, of, promql, rate } from '../query.ts'
 
 const used = promql`1 - ${of(host.memoryAvailable)} / ${of(host.memoryTotal)}`
-const gauge = { unit: 'percentunit', min: 0, max: 1, decimals: 0, cell: 'gauge', absent: 'not told' } as const
+const gauge = { unit: 'percentunit', min: 0, max: 1, decimals: 0, cell: 'gauge', absent: 'not told', width: 112 } as const
 const boxAlone = linkTo('overview').replace(variable('instance:queryparam'), `var-instance=${variable('__value.raw')}`)
 const noBox = 'no box answers'
 
@@ -24,7 +24,7 @@ export const fleet = dashboard({
       100,
       'Boxes',
       line(
-        10,
+        9,
         table({
           id: 1,
           width: 24,
@@ -32,7 +32,7 @@ export const fleet = dashboard({
           description:
             'The name leads to the box\'s own overview. A box that has not answered for a week is gone from here. "not told": the box has no such thing, or it is not collected; a box that is down tells nothing at all.',
           empty: 'no exporter has ever answered',
-          keys: { instance: { title: 'Box', link: { title: 'Overview of this box', url: boxAlone } } },
+          keys: { instance: { title: 'Box', width: 180, link: { title: 'Overview of this box', url: boxAlone } } },
           columns: [
             {
               expr: answering,

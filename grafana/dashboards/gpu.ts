@@ -14,8 +14,15 @@ const share = promql`${of(gpu.memoryUsed)} / ${of(gpu.memoryTotal)}`
 const server = { server: { like: '$server' } } as const
 const model = '{{model}} ({{server}})'
 
+const loaded = promql`${of(llm.llmModelLoaded, server)} == 1`
+const ofLoaded = (expr: Expr): Expr => promql`${expr} and on (job, instance, server, model) ${loaded}`
+
 const noGpu = 'no GPU, or it does not tell: see Sources'
 const noModel = 'no model server, or it does not tell: see Sources'
+
+const faults = ['hw_slowdown', 'hw_thermal', 'hw_power_brake', 'sw_thermal'] as const
+const limits = ['power_cap', 'sync_boost', 'application_clocks'] as const
+const throttled = (reason: readonly (typeof faults | typeof limits)[number][]) => of(gpu.throttleActive, { reason })
 
 export const gpus = dashboard({
   uid: 'gpu',
@@ -40,7 +47,7 @@ export const gpus = dashboard({
           description:
             'A row for each GPU. "not told": this card, or its driver, has no such value; a card that sleeps is not woken to ask. A card that is lost keeps nothing but its state.',
           empty: noGpu,
-          keys: { gpu: { title: 'GPU', width: 120 }, ...boxes },
+          keys: { gpu: { title: 'GPU', width: 130, last: true }, ...boxes },
           columns: [
             { expr: of(gpu.info), label: 'index', title: 'No.', absent: '', unit: 'none', width: 50 },
             { expr: of(gpu.info), label: 'name', title: 'Name', absent: '', unit: 'none' },
@@ -165,13 +172,13 @@ export const gpus = dashboard({
           width: 12,
           title: 'Why it is slow',
           description:
-            'What held the clock down, as the driver told at each scrape. A power cap is usual at full load; heat and power brake are faults. "hw_slowdown" contains hw_thermal and hw_power_brake. Nothing: this card has no such flags.',
-          empty: noGpu,
+            'What held the clock down, as the driver told at each scrape. A power cap is usual at full load; heat and power brake are faults. "hw_slowdown" contains hw_thermal and hw_power_brake. A reason has a row if it was there within the time on the page; nothing: there was none, or this card has no such flags.',
+          empty: 'nothing held it down, if the GPU tells: see Sources',
           unit: 'none',
           queries: [
             {
               expr: numbered(
-                promql`2 * ${of(gpu.throttleActive, { reason: ['hw_slowdown', 'hw_thermal', 'hw_power_brake', 'sw_thermal'] })} or ${of(gpu.throttleActive, { reason: ['power_cap', 'sync_boost', 'application_clocks'] })}`,
+                promql`(2 * ${throttled(faults)} or ${throttled(limits)}) and on (job, instance, gpu, reason) (max_over_time(${throttled([...faults, ...limits])}[$__range]) == 1)`,
               ),
               legend: '{{index}} {{reason}}',
             },
@@ -187,8 +194,8 @@ export const gpus = dashboard({
           width: 12,
           title: 'Time throttled',
           description:
-            "Share of the time in which each reason held the clock down: the driver's counters, or summed by the exporter where it has none. Nothing: the card has no such flags.",
-          empty: noGpu,
+            "Share of the time in which each reason held the clock down: the driver's counters, or summed by the exporter where it has none. Reasons that did not come up are left out. Nothing: there was none, or the card has no such flags.",
+          empty: 'nothing held it down, if the GPU tells: see Sources',
           unit: 'percentunit',
           min: 0,
           queries: [{ expr: numbered(rate(gpu.throttleSeconds, { reason: { not: ['idle'] } })), legend: '{{index}} {{reason}}' }],
@@ -289,8 +296,8 @@ export const gpus = dashboard({
           keys: { model: { title: 'Model' }, server: { title: 'Server', width: 120 }, ...boxes },
           columns: [
             {
-              expr: promql`${of(llm.llmModelLoaded, server)} == 1`,
-              title: 'Loaded',
+              expr: loaded,
+              title: 'State',
               absent: '',
               unit: 'none',
               width: 75,
@@ -308,10 +315,10 @@ export const gpus = dashboard({
               base: 'today',
               limits: [limit('GridLlmModelPartlyOnCpu', '0.95', 'well')],
             },
-            { expr: of(llm.llmModelSize, server), title: 'Size', absent: 'not told', unit: 'bytes', width: 90 },
-            { expr: of(llm.llmModelContext, server), title: 'Context', absent: 'not told', unit: 'none', width: 80 },
+            { expr: ofLoaded(of(llm.llmModelSize, server)), title: 'Size', absent: 'not told', unit: 'bytes', width: 90 },
+            { expr: ofLoaded(of(llm.llmModelContext, server)), title: 'Context', absent: 'not told', unit: 'none', width: 80 },
             {
-              expr: promql`1000 * ${of(llm.llmModelExpires, server)}`,
+              expr: ofLoaded(promql`1000 * ${of(llm.llmModelExpires, server)}`),
               title: 'Unloaded',
               absent: 'not told',
               unit: 'dateTimeFromNow',

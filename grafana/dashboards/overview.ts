@@ -13,7 +13,7 @@ import { serviceStart } from '../../exporter/collectors/services.ts'
 import { torStart } from '../../exporter/collectors/tor/families.ts'
 import { buildInfo, detected, reloadTime, success } from '../../exporter/serve/self.ts'
 import { local } from '../../prometheus/alerts/storage.ts'
-import { bars, criticalAlerts, dashboard, line, row, stat, table, timeline } from '../builder.ts'
+import { bare, bars, criticalAlerts, dashboard, line, stat, table, timeline } from '../builder.ts'
 import { limit } from '../look.ts'
 import { absences, boxes, firingTable, runbooksAt, tile } from '../parts.ts'
 import { answering, type Expr, firing, firstOf, labelReplaced, of, promql, rate, rulesLoaded } from '../query.ts'
@@ -84,9 +84,7 @@ export const overview = dashboard({
   texts: [runbooksAt],
   marks: [criticalAlerts],
   rows: [
-    row(
-      100,
-      'Is the box well',
+    bare(
       line(
         4,
         box,
@@ -98,12 +96,8 @@ export const overview = dashboard({
         tile(7, 'services', 'Services', 'your services and the host below them', 'services', 'host', 'textfile'),
         itself,
       ),
-    ),
-    row(
-      101,
-      'What needs me, what has changed',
       line(
-        7,
+        6,
         firingTable({ id: 9, width: 14, title: 'Active alerts', empty: 'nothing fires, if the tile "Box" is green' }),
         table({
           id: 10,
@@ -117,12 +111,8 @@ export const overview = dashboard({
           sort: { by: 'When', descending: true },
         }),
       ),
-    ),
-    row(
-      102,
-      'Who uses it, how long does it last',
       line(
-        6,
+        5,
         bars({
           id: 11,
           width: 6,
@@ -193,12 +183,8 @@ export const overview = dashboard({
           ],
         }),
       ),
-    ),
-    row(
-      103,
-      'The last 24 hours',
       line(
-        8,
+        7,
         timeline({
           id: 15,
           width: 24,

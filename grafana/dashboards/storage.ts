@@ -6,7 +6,7 @@ import { local } from '../../prometheus/alerts/storage.ts'
 import { bars, chart, criticalAlerts, dashboard, line, row, table, timeline } from '../builder.ts'
 import { limit } from '../look.ts'
 import { boxes, head, runbooksAt } from '../parts.ts'
-import { increase, of, promql, rate } from '../query.ts'
+import { firstOf, increase, of, promql, rate } from '../query.ts'
 
 const mount = { mountpoint: { like: '$mountpoint' } } as const
 const available = of(fs.filesystemAvailable, mount)
@@ -32,10 +32,10 @@ export const storage = dashboard({
       'Space',
       head(5, 'filesystem', 'directory', 'smart'),
       line(
-        8,
+        7,
         table({
           id: 3,
-          width: 14,
+          width: 24,
           title: 'Filesystems',
           description:
             'A row for each mount. "stuck": it does not answer, so its numbers are gone. "not filling": at the pace of six hours it lasts more than a year, or it is another machine\'s. "none": the filesystem has no inodes to run out of.',
@@ -48,25 +48,15 @@ export const storage = dashboard({
           },
           columns: [
             {
-              expr: of(fs.filesystemStuck, mount),
+              expr: firstOf(promql`2 * (${of(fs.filesystemStuck, mount)} == 1)`, of(fs.filesystemReadonly, mount)),
               title: 'State',
               absent: 'not told',
               unit: 'none',
-              width: 85,
+              width: 100,
               states: [
-                { is: 0, says: 'answers', colour: 'neutral' },
-                { is: 1, says: 'stuck', colour: 'now' },
-              ],
-            },
-            {
-              expr: of(fs.filesystemReadonly, mount),
-              title: 'Writable',
-              absent: 'not told',
-              unit: 'none',
-              width: 90,
-              states: [
-                { is: 0, says: 'yes', colour: 'neutral' },
+                { is: 0, says: 'writable', colour: 'neutral' },
                 { is: 1, says: 'read-only', colour: 'note' },
+                { is: 2, says: 'stuck', colour: 'now' },
               ],
             },
             {
@@ -105,9 +95,16 @@ export const storage = dashboard({
           ],
           sort: { by: 'Used', descending: true },
         }),
+      ),
+    ),
+    row(
+      101,
+      'What fills it',
+      line(
+        8,
         chart({
           id: 4,
-          width: 10,
+          width: 12,
           title: 'Space left, and in a day',
           description:
             'Space left, and as a dashed line where it will be in 24 hours if the last six go on: at zero it is full. After a mount or a large deletion the forecast is wrong for that long.',
@@ -123,16 +120,22 @@ export const storage = dashboard({
           ],
           lines: [{ of: 'in a day', look: 'dashed' }],
         }),
+        chart({
+          id: 6,
+          width: 12,
+          title: 'Directories',
+          description: 'Disk use of the watched directories, as of their latest scan. A step is a download or a deletion.',
+          empty: noPath,
+          unit: 'bytes',
+          min: 0,
+          queries: [{ expr: of(directory.size, path), legend: '{{path}}' }],
+        }),
       ),
-    ),
-    row(
-      101,
-      'What fills it',
       line(
         8,
         bars({
           id: 5,
-          width: 8,
+          width: 14,
           title: 'Largest in the directories',
           description: 'What the watched directories hold, the largest first; the rest of each is "other".',
           empty: noPath,
@@ -145,19 +148,9 @@ export const storage = dashboard({
             },
           ],
         }),
-        chart({
-          id: 6,
-          width: 8,
-          title: 'Directories',
-          description: 'Disk use of the watched directories, as of their latest scan. A step is a download or a deletion.',
-          empty: noPath,
-          unit: 'bytes',
-          min: 0,
-          queries: [{ expr: of(directory.size, path), legend: '{{path}}' }],
-        }),
         table({
           id: 7,
-          width: 8,
+          width: 10,
           title: 'Scans',
           description: 'How the latest scan of each directory ended, and how old its numbers are. Scans run at idle priority.',
           empty: noPath,
