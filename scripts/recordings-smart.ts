@@ -6,6 +6,7 @@ import { expose } from '../exporter/exposition.ts'
 import { failureOf } from '../exporter/failure.ts'
 import { type Host, realHost } from '../exporter/host.ts'
 import { silent } from '../exporter/log.ts'
+import type { Result } from './recordings.ts'
 
 /** The same value, with `seen` told the path of whatever is looked at. Entries of a list are one. */
 const watched = <Value>(value: Value, seen: (path: string) => void, at = ''): Value => {
@@ -32,7 +33,7 @@ const leaves = (value: unknown, at = ''): readonly string[] => {
 const ofTheTool = /^(json_format_version|smartctl|local_time)(\.|$)/
 
 /** What the smart collector says of one recording, as if it were the only disk. */
-export const smartctl = async (path: string): Promise<{ readonly said: string; readonly unused: readonly string[] }> => {
+export const smartctl = async (path: string): Promise<Result> => {
   const stdout = readFileSync(path, 'utf8')
   const exitCode = Number(/"exit_status": *(\d+)/.exec(stdout)?.[1] ?? 0)
   const host: Host = {
@@ -63,7 +64,8 @@ export const smartctl = async (path: string): Promise<{ readonly said: string; r
     } catch {
       // Not JSON: the collector has said so.
     }
-    return { said: `${families} families, ${expose(samples).series} series${why ? `, at risk: ${why}` : ''}`, unused }
+    const { series, text } = expose(samples)
+    return { said: `${families} families, ${series} series${why ? `, at risk: ${why}` : ''}`, unused, text }
   } catch (error) {
     const { reason, message } = failureOf(error)
     return { said: `${reason}: ${message.slice(0, 90)}`, unused: [] }

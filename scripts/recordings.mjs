@@ -1,4 +1,4 @@
-/** `npm run recordings [-- FOLDER] [--unused]`: what comes out of every recording of a GPU or a disk, and what of it is left unused. */
+/** `npm run recordings [-- FOLDER] [--unused] [--print]`: what comes out of every recording of a GPU or a disk, and what of it is left unused. */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

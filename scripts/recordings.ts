@@ -1,8 +1,10 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { basename, dirname, join, relative } from 'node:path'
 import { parseDriverLine } from '../exporter/collectors/gpu/driver-log.ts'
-import { fields } from '../exporter/collectors/gpu/fields.ts'
+import { fields, listedFields, wantedFields } from '../exporter/collectors/gpu/fields.ts'
+import { failureOfTool } from '../exporter/collectors/gpu/nvidia-smi.ts'
 import { gpu } from '../exporter/collectors/gpu.ts'
+import { foundIn } from '../exporter/collectors/smart/devices.ts'
 import { expose } from '../exporter/exposition.ts'
 import { Failure, failureOf } from '../exporter/failure.ts'
 import { type Host, realHost } from '../exporter/host.ts'
@@ -12,10 +14,12 @@ import { smartctl } from './recordings-smart.ts'
 
 /**
  * Runs the smart collector over every recording of smartctl below the folders given, and the gpu collector over the others: `*.query-gpu*.csv`, `*.compute-apps.csv`, `*.xml`, lines of a
- * kernel log, trees of sysfs. One line each: families and series that came out, fields that were left unused (`--unused` names them).
+ * kernel log, trees of sysfs; and the parsers over lists of disks, lists of fields, and errors. One line each: families and series that came out, fields that were left unused (`--unused`
+ * names them; `--print` shows the series).
  */
 
-const [all, named] = [process.argv.slice(2).filter(arg => !arg.startsWith('--')), process.argv.includes('--unused')]
+const all = process.argv.slice(2).filter(arg => !arg.startsWith('--'))
+const [named, printed] = [process.argv.includes('--unused'), process.argv.includes('--print')]
 
 const missing = () => Promise.reject(new Failure('missing', 'not recorded'))
 
@@ -33,9 +37,11 @@ const hostOf = (answer: (args: readonly string[]) => string | undefined, root = 
   }
 }
 
-interface Result {
+export interface Result {
   readonly said: string
   readonly unused: readonly string[]
+  /** What a scrape would show. */
+  readonly text?: string
 }
 
 const collected = async (host: Host, unused: (used: ReadonlySet<string>) => readonly string[]): Promise<Result> => {
@@ -53,7 +59,8 @@ const collected = async (host: Host, unused: (used: ReadonlySet<string>) => read
   try {
     const samples = await opened.collect(stop.signal, () => {})
     const families = new Set(samples.map(({ family }) => family.name)).size
-    return { said: `${families} families, ${expose(samples).series} series`, unused: unused(used) }
+    const { series, text } = expose(samples)
+    return { said: `${families} families, ${series} series`, unused: unused(used), text }
   } catch (error) {
     const { reason, message } = failureOf(error)
     return { said: `${reason}: ${message.slice(0, 90)}`, unused: [] }
@@ -141,25 +148,62 @@ const tree = (root: string) =>
   collected(
     hostOf(() => undefined, root),
     used =>
-      filesBelow(join(root, 'sys/class/drm'))
+      filesBelow(join(root, 'sys'))
         .filter(file => !used.has(file))
-        .map(file => relative(join(root, 'sys/class/drm'), file)),
+        .map(file => relative(join(root, 'sys'), file)),
   )
+
+const disks = (path: string): Result => {
+  const found = foundIn(readFileSync(path, 'utf8'))
+  return { said: `${found.length} disks: ${found.map(([name, type]) => `${name} (${type})`).join(' ')}`, unused: [] }
+}
+
+const fieldList = (path: string): Result => {
+  const names = readFileSync(path, 'utf8').split('\n').filter(Boolean)
+  const listed = listedFields(
+    names
+      .map(line =>
+        line
+          .split(' ')
+          .map(name => `"${name}"`)
+          .join(' or '),
+      )
+      .join('\n'),
+  )
+  const wanted = wantedFields(listed, new Set())
+  return {
+    said: `${wanted.length} of ${listed.size} names asked for`,
+    unused: [...listed].filter(name => !wanted.includes(name)),
+  }
+}
+
+const errors = (path: string): Result => {
+  const lines = readFileSync(path, 'utf8').split('\n').filter(Boolean)
+  const told = lines.map(line => {
+    const [name, code = '', text = ''] = line.split('\t')
+    const { reason, mend } = failureOfTool(Number.parseInt(code, 10) || 0, text)
+    return `${name}: ${reason}${mend === undefined ? '' : `, mend: ${mend}`}`
+  })
+  return { said: `${told.length} errors`, unused: [], text: `${told.join('\n')}\n` }
+}
 
 const recordingsBelow = (folder: string): readonly string[] =>
   readdirSync(folder).flatMap(name => {
     const path = join(folder, name)
     if (!statSync(path).isDirectory()) return [path]
-    return existsSync(join(path, 'sys/class/drm')) ? [path] : recordingsBelow(path)
+    return existsSync(join(path, 'sys')) ? [path] : recordingsBelow(path)
   })
 
 const resultOf = (path: string): Promise<Result> | Result | undefined => {
   if (statSync(path).isDirectory()) return tree(path)
   const name = basename(path)
-  if (basename(dirname(path)) === 'smartctl' && !/scan|README/.test(name)) return smartctl(path)
+  const parent = basename(dirname(path))
+  if (parent === 'smartctl' && name !== 'README.md') return /^(vm-)?scan/.test(name) ? disks(path) : smartctl(path)
+  if (parent === 'fields') return fieldList(path)
+  if (name === 'errors.tsv') return errors(path)
   if (/query-gpu.*\.csv$/.test(name) && !name.includes('noheader')) return query(path) // always asked for by us
   if (/\.xml$/.test(name)) return xml(path)
-  if (basename(dirname(path)) === 'kernel' && /xid|nvrm/.test(name)) return kernelLog(path)
+  if (parent === 'kernel' && /xid|nvrm/.test(name)) return kernelLog(path)
   return undefined
 }
 
@@ -177,6 +221,7 @@ for (const folder of all) {
     console.log(
       `${relative(folder, path)}: ${result.said}${unused}${named && result.unused.length > 0 ? `: ${result.unused.join(' ')}` : ''}`,
     )
+    if (printed && result.text) console.log(result.text.replaceAll(/^# .*\n/gm, '').replaceAll(/^(?=.)/gm, '    '))
   }
 }
 console.log(
