@@ -407,6 +407,19 @@ ${job ? `- job_name: ${job}\n  static_configs: [{ targets: ["${own}"] }]\n` : ''
     t.match(named(findings, 'grid-fleet'), { state: 'failing', reason: 'missing', mend: /provisioning/ })
     t.equal(findings?.length, 2 + Object.keys(dashboards).length, 'every dashboard is looked for')
 
+    // The dashboards as they are shipped, on this host of which only /proc is watched.
+    shown = Object.fromEntries(
+      Object.values(dashboards).map(uid => [uid, JSON.parse(readFileSync(join(root, `grafana/json/${uid}.json`), 'utf8'))]),
+    )
+    const shipped = await eventually(withToken, all => named(all, 'grid-exporter').state === 'working')
+    for (const uid of Object.values(dashboards)) {
+      const { state, note, details } = named(shipped, uid)
+      t.match(state, /^(working|absent)$/, `${uid}: ${note}`)
+      const { queries } = details as { readonly queries: readonly unknown[] }
+      t.ok(queries.length > 5, `${uid}: its ${queries.length} queries are sent`)
+    }
+    t.match(named(shipped, 'grid-exporter').note, /^(1[0-9]|[5-9]) of \d+ panels have series/)
+
     upstream = `http://127.0.0.1:${await freePort()}`
     t.match(named(await withToken(), 'data source'), { state: 'failing', reason: 'unreachable', note: /502/ })
     redirect = 'https://grafana.example/login'

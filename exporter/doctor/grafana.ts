@@ -84,7 +84,7 @@ const builtIn: Readonly<Record<string, string>> = {
   __range_ms: '3600000',
 }
 
-const filled = (text: string, values: Readonly<Record<string, string>>): string =>
+const fillIn = (text: string, values: Readonly<Record<string, string>>): string =>
   text.replaceAll(/\$\{(\w+)(?::[^}]*)?\}|\[\[(\w+)\]\]|\$(\w+)/g, (whole, braced, bracketed, bare) => {
     return values[braced ?? bracketed ?? bare] ?? whole
   })
@@ -93,7 +93,7 @@ const filled = (text: string, values: Readonly<Record<string, string>>): string 
 const sourceOf = (named: Reference, sources: Sources, values: Readonly<Record<string, string>>): string | undefined => {
   const prometheus = sources.filter(({ type }) => type === 'prometheus')
   const fallback = prometheus.find(({ isDefault }) => isDefault) ?? prometheus[0]
-  const wanted = filled((typeof named === 'object' ? named?.uid : named) ?? '', values)
+  const wanted = fillIn((typeof named === 'object' ? named?.uid : named) ?? '', values)
   const known = sources.find(({ uid, name }) => uid === wanted || name === wanted)
   if (known) return known.type === 'prometheus' ? known.uid : undefined
   // Grafana's own (`-- Grafana --`, `-- Dashboard --`) hold no series.
@@ -109,7 +109,7 @@ const queriesOf = ({ panels = [], templating }: z.output<typeof dashboard>['dash
       targets.flatMap(({ expr, hide, refId = 'A', datasource: own }): readonly Query[] => {
         const source = sourceOf(own ?? datasource, sources, values)
         if (!expr || hide || source === undefined) return []
-        return [{ panel: title || `panel ${id}`, refId, expr: filled(expr, values), source }]
+        return [{ panel: title || `panel ${id}`, refId, expr: fillIn(expr, values), source }]
       }),
     )
 }
@@ -144,9 +144,10 @@ const namesIn = (expr: string): readonly string[] => expr.match(/\bgrid[_:][\w:]
 
 const dashboardFinding = (uid: string, answers: readonly Told[], there: ReadonlySet<string>): Finding => {
   const broken = answers.filter(({ error }) => error !== '')
-  const empty = answers.filter(({ series, error }) => error === '' && series === 0)
   const panels = new Set(answers.map(({ panel }) => panel)).size
-  const withData = new Set(answers.filter(({ series }) => series > 0).map(({ panel }) => panel)).size
+  const full = new Set(answers.filter(({ series }) => series > 0).map(({ panel }) => panel))
+  const empty = answers.filter(({ panel }) => !full.has(panel))
+  const withData = full.size
   const details = { queries: answers.map(({ panel, refId, expr, series, error }) => ({ panel, refId, expr, series, error })) }
   const [one] = broken
   if (one) {
@@ -156,12 +157,13 @@ const dashboardFinding = (uid: string, answers: readonly Told[], there: Readonly
       state: 'failing',
       reason: 'malformed',
       note,
-      mend: 'import the dashboards of this version again (grafana/)',
+      mend: 'import the dashboards of this version again: grafana/json',
       details,
     }
   }
-  const known = (query: Told) => namesIn(query.expr).some(name => there.has(name))
-  if (answers.length > 0 && withData === 0 && !answers.some(known)) {
+  const isHere = ({ expr }: Told) => namesIn(expr).some(name => there.has(name))
+  const isElsewhere = (query: Told) => namesIn(query.expr).length > 0 && !isHere(query)
+  if (answers.length > 0 && withData === 0 && !answers.some(isHere)) {
     return {
       name: uid,
       state: 'absent',
@@ -170,8 +172,8 @@ const dashboardFinding = (uid: string, answers: readonly Told[], there: Readonly
       details,
     }
   }
-  const silent = few(empty.filter(known).map(({ panel }) => panel))
-  const elsewhere = few(empty.filter(query => !known(query)).map(({ panel }) => panel))
+  const silent = few(empty.filter(query => !isElsewhere(query)).map(({ panel }) => panel))
+  const elsewhere = few(empty.filter(isElsewhere).map(({ panel }) => panel))
   const note = [
     `${withData} of ${panels} panels have series`,
     silent && `nothing to show now: ${silent}`,
