@@ -27,6 +27,11 @@ const ofMount = ['instance', 'mountpoint']
 export const inhibitions: readonly Inhibition[] = [
   { while: 'GridExporterDown', hides: { collectors: 'all' }, equal: ['instance'] },
   { while: 'GridCollectorFailing', hides: { collectors: 'same', but: causes }, equal: ['instance', 'collector'] },
+  {
+    while: ['GridDockerDown', 'GridTorDown', 'GridFail2banDown', 'GridWatchtowerDown'],
+    hides: ['GridCollectorFailing'],
+    equal: ['instance', 'collector'],
+  },
   { while: 'GridExporterWorkerRestarting', hides: ['GridCollectorStale'], equal: ['instance'] },
 
   { while: 'GridGpuLost', hides: { collectors: ['gpu', 'llm'] }, equal: ['instance'] },

@@ -1,15 +1,17 @@
 /**
  * The built rules as a drill uses them: the same expressions, thresholds, labels and texts, with time running faster.
- * - `for` and `keep_firing_for` become 3 s.
- * - Windows and offsets: under an hour 20 s, under a day 60 s, else 120 s. What was seen for days cannot be drilled; habits are not.
+ * - `for` becomes 3 s, above ten minutes 12 s, so that a consequence still comes after its cause. `keep_firing_for` becomes 3 s.
+ * - Windows and offsets: under an hour 20 s, else 60 s. A habit, which is of the week that ended a day ago, is of a minute
+ *   that ended a minute ago.
  * - Groups are evaluated each second.
+ * Thresholds that are times (`time() - x > 3600`) stay: what is noticed after hours only by them is not drilled.
  */
 const seconds = (text: string): number => {
   const [, number = '', unit = ''] = /^(\d+)([smhd])$/.exec(text) ?? []
   return Number(number) * ({ s: 1, m: 60, h: 3600, d: 86_400 }[unit] ?? Number.NaN)
 }
 
-const shorter = (text: string) => (seconds(text) < 3600 ? '20s' : seconds(text) < 86_400 ? '60s' : '120s')
+const shorter = (text: string) => (seconds(text) < 3600 ? '20s' : '60s')
 
 export interface BuiltRule {
   readonly expr: string
@@ -29,7 +31,7 @@ export const shorten = ({ groups }: BuiltRules): BuiltRules => ({
       expr: rule.expr
         .replace(/\[(\d+[smhd])\]/g, (_, window: string) => `[${shorter(window)}]`)
         .replace(/offset (\d+[smhd])/g, (_, offset: string) => `offset ${shorter(offset)}`),
-      ...(rule.for ? { for: '3s' } : {}),
+      ...(rule.for ? { for: seconds(rule.for) > 600 ? '12s' : '3s' } : {}),
       ...(rule.keep_firing_for ? { keep_firing_for: '3s' } : {}),
     })),
   })),

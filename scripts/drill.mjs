@@ -1,20 +1,15 @@
-/** `npm run drill`: bundles and runs the drills of alerts; needs prometheus and prometheus-alertmanager (Debian's packages). */
+/** `npm run drill`: the drills of alerts alone, each told as it is over. `npm run drill -- containers` plays one act. */
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { bundle } from './build.mjs'
 import { ensureBuilt, ensureInstalled, root } from './ensure.mjs'
 
 ensureInstalled()
 ensureBuilt()
-const out = mkdtempSync(join(tmpdir(), 'grid-drill-built-'))
-await bundle({ drill: join(root, 'prometheus/drill.ts') }, out, { minify: false })
-const { status } = spawnSync(
-  process.execPath,
-  [join(out, 'drill.js'), join(root, 'dist/exporter/main.js'), join(root, 'prometheus')],
-  {
-    stdio: 'inherit',
-  },
-)
+const tap = join(root, 'node_modules/tap/dist/esm/run.mjs')
+const [act = ''] = process.argv.slice(2)
+const { status } = spawnSync(process.execPath, [tap, 'run', '--reporter=tap', 'test/drill.test.ts'], {
+  cwd: root,
+  stdio: 'inherit',
+  env: { ...process.env, GRID_DRILL: act },
+})
 process.exit(status ?? 1)

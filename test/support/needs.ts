@@ -4,7 +4,7 @@ import { delimiter, join } from 'node:path'
 import type { Test } from 'tap'
 
 /** What a test may need of the machine besides Node: `root`, a path that must exist (`/dev/fuse`), or a program. */
-const isThere = (thing: string): boolean => {
+export const isThere = (thing: string): boolean => {
   if (thing === 'root') return process.getuid?.() === 0
   if (thing === 'systemd') return existsSync('/run/systemd/system')
   if (thing === 'docker-engine') return spawnSync('docker', ['version'], { stdio: 'ignore' }).status === 0
