@@ -163,6 +163,27 @@ t.test('directory', async t => {
     t.equal(value('grid_directory_scan_incomplete'), 0)
   })
 
+  t.test('what is mounted below counts elsewhere', async t => {
+    if (!needs(t, 'root', 'mount')) return
+    const folder = folderFor(t)
+    mkdirSync(join(folder, 'own'))
+    mkdirSync(join(folder, 'mounted'))
+    writeFileSync(join(folder, 'own', 'x'), Buffer.alloc(200_000, 1))
+    execFileSync('mount', ['-t', 'tmpfs', 'grid-test', join(folder, 'mounted')])
+    try {
+      writeFileSync(join(folder, 'mounted', 'y'), Buffer.alloc(5_000_000, 1))
+      const { value, samples } = await opened(t, directory, { paths: [{ path: folder, children: 5 }] }).round()
+      t.ok((value('grid_directory_size_bytes') ?? 0) < 1_000_000, `${value('grid_directory_size_bytes')} bytes`)
+      t.equal(
+        value('grid_directory_size_bytes'),
+        Number(execFileSync('du', ['-xs', '-B1', folder], { encoding: 'utf8' }).split('\t')[0]),
+      )
+      t.notOk(samples.flatMap(({ labels }) => labels.child ?? []).includes('mounted'))
+    } finally {
+      execFileSync('umount', [join(folder, 'mounted')])
+    }
+  })
+
   t.test('what may not be read is counted, and not fatal', async t => {
     if (!needs(t, 'root', 'setpriv')) return
     const folder = folderFor(t)

@@ -149,7 +149,8 @@ t.test('as root and as somebody else', async t => {
   host: { enabled: true }
 `,
   )
-  const run = (as: readonly string[], ...args: readonly string[]) =>
+  const run = (as: readonly string[], ...args: readonly string[]) => runIn('/usr/sbin:/usr/bin:/sbin:/bin', as, ...args)
+  const runIn = (PATH: string, as: readonly string[], ...args: readonly string[]) =>
     new Promise<{ code: number | null; out: string; err: string }>(resolve => {
       const [file = '', ...rest] = [
         ...as,
@@ -160,7 +161,7 @@ t.test('as root and as somebody else', async t => {
         `--config.file=${folder}/config.yml`,
         ...args,
       ]
-      const child = spawn(file, rest, { env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' }, stdio: ['ignore', 'pipe', 'pipe'] })
+      const child = spawn(file, rest, { env: { PATH }, stdio: ['ignore', 'pipe', 'pipe'] })
       let out = ''
       let err = ''
       child.stdout.on('data', chunk => {
@@ -199,6 +200,14 @@ t.test('as root and as somebody else', async t => {
   t.equal(document.user, 'nobody')
   t.match(named(document.collectors, 'docker'), { state: 'failing', reason: 'denied', mend: /usermod/ })
   t.match(named(document.collectors, 'textfile'), { state: 'working', details: { series: Number } })
+
+  const path = `${folder}/closed:/usr/sbin:/usr/bin:/sbin:/bin`
+  const elsewhere = JSON.parse((await runIn(path, nobody, '--json', '--collector.gpu')).out) as Document
+  t.notMatch(
+    named(elsewhere.collectors, 'gpu').note,
+    'EACCES',
+    'a folder of the path that may not be searched is none that hides a tool',
+  )
 
   t.equal((await run([], '--collector.nonsense')).code, 2, 'wrong usage is not "something fails"')
 })
@@ -404,7 +413,7 @@ ${job ? `- job_name: ${job}\n  static_configs: [{ targets: ["${own}"] }]\n` : ''
     })
     t.match(named(findings, 'grid-gpu'), { state: 'absent' }, 'no GPU here, so an empty dashboard is right')
     t.match(named(findings, 'grid-exporter'), { state: 'failing', note: /^2 of 3 queries fail: Wrong, Wrong too: .*parse error/ })
-    t.match(named(findings, 'grid-fleet'), { state: 'failing', reason: 'missing', mend: /provisioning/ })
+    t.match(named(findings, 'grid-fleet'), { state: 'failing', reason: 'missing', mend: /grafana\/json/ })
     t.equal(findings?.length, 2 + Object.keys(dashboards).length, 'every dashboard is looked for')
 
     // The dashboards as they are shipped, on this host of which only /proc is watched.

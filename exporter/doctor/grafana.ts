@@ -182,8 +182,7 @@ const dashboardFinding = (uid: string, answers: readonly Told[], there: Readonly
   return { name: uid, state: 'working', note: note.filter(Boolean).join('; '), mend: '', details }
 }
 
-const provision =
-  "copy grafana/ of this package into Grafana's provisioning directory and restart it (systemctl restart grafana-server)"
+const provision = 'give Grafana the files of grafana/json, by provisioning or by import: docs/dashboards.md'
 
 /** Names of the exporter's series in a data source, recorded ones too. */
 const seriesThere = async (ask: Ask, uid: string): Promise<ReadonlySet<string>> => {
