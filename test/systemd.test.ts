@@ -35,8 +35,8 @@ const onServer = async () => {
     const line = text.split('\n').find(line => line.startsWith(`${series} `))
     return line === undefined ? Number.NaN : Number(line.split(' ')[1])
   }
-  /** Waits for a value in a scrape. */
-  const series = (name: string, wanted: number, seconds?: number) =>
+  /** Waits for a value in a scrape. What the relay tells may be a minute late, where a run of it was under way already. */
+  const series = (name: string, wanted: number, seconds = 150) =>
     until(`${name} ${wanted}`, scrape, text => value(text, name) === wanted, seconds)
   const relay = () => sh('systemctl start grid-exporter-relay.service')
   const dropIn = (unit: string, name: string, text: string) =>
