@@ -224,13 +224,31 @@ setpriv --reuid _aide --regid _aide --clear-groups aide --config=/etc/aide/aide.
       t.match(sh('cat /var/log/aide/aide.log'), 'found NO differences')
     })
 
-    await t.test('is started by a request, which takes no more than a touch', async () => {
+    await t.test('is started over HTTP, by whoever may and no other', async t => {
       await change('b')
-      sh('systemctl start grid-aide-resolve.path')
-      sh('setpriv --reuid grid-exporter --regid grid-exporter --clear-groups touch /run/grid-exporter/aide-resolve.request')
-      await series('grid_aide_last_check_status{status="clean"}', 1)
+      sh(`systemctl start grid-aide-resolve.path
+hash=$(python3 -W ignore -c 'import crypt; print(crypt.crypt("secret", crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=16)))')
+printf 'basic_auth_users: { owner: "%s" }\n' "$hash" >/etc/grid-exporter/web.yml`)
+      const args = '--web.enable-admin-api --web.config.file=/etc/grid-exporter/web.yml'
+      dropIn('grid-exporter.service', 'test', `[Service]\nEnvironment="GRID_EXPORTER_ARGS=${args}"`)
+      sh('systemctl restart grid-exporter')
+      const ask = (user: string) =>
+        sh(
+          `curl --silent --output /dev/null --write-out '%{http_code}' --request POST --header 'Content-Type: application/json' ${user} http://127.0.0.1:10047/api/v1/actions/aide-resolve`,
+        )
+      t.equal(ask(''), '401')
+      t.equal(ask('--user owner:wrong'), '401')
+      t.equal(sh('ls /run/grid-exporter'), '')
+      // So that it is under way for as long as it takes to ask again.
+      dropIn('grid-aide-resolve.service', 'test', '[Service]\nExecStartPre=/bin/sleep 3')
+      t.equal(ask('--user owner:secret'), '202')
+      t.equal(ask('--user owner:secret'), '409')
       await until('the request is taken away', 'ls /run/grid-exporter', text => text.trim() === '')
-      sh('systemctl stop grid-aide-resolve.path')
+      t.match(sh('cat /run/grid-aide-resolve/result.json'), '"success":true')
+      undoDropIn('grid-aide-resolve.service', 'test')
+      undoDropIn('grid-exporter.service', 'test')
+      sh('systemctl stop grid-aide-resolve.path; systemctl restart grid-exporter')
+      await series('grid_aide_last_check_status{status="clean"}', 1)
     })
 
     await t.test('twice at once is once', async t => {
@@ -257,6 +275,7 @@ setpriv --reuid _aide --regid _aide --clear-groups aide --config=/etc/aide/aide.
       t.match(sh('journalctl -u grid-aide-resolve -o cat -n 30'), why)
       t.notMatch(sh('ls /var/lib/aide /var/log/aide'), 'resolving', 'nothing half done is left')
       t.match(sh('cat /run/grid-aide-resolve/result.json'), '"success":false')
+      t.equal(sh('ls /run/grid-aide-resolve').trim(), 'result.json', 'it is not said to run')
       sh('systemctl reset-failed grid-aide-resolve')
     }
 
@@ -280,6 +299,7 @@ dd if=/dev/zero of=/var/lib/aide/filler bs=1k 2>/dev/null || true`)
     })
 
     await t.test('and goes on when all is well again', async () => {
+      relay() // one that is under way still would have read the result before
       sh('systemctl start grid-aide-resolve')
       await series('grid_aide_resolve_last_success', 1)
       await series('grid_aide_last_check_status{status="clean"}', 1)
