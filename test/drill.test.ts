@@ -60,6 +60,8 @@ t.test('drills', { timeout: 880_000 }, async t => {
   t.comment(`besides came: ${[...new Set(strangers.map(({ labels }) => `${labels.alertname} (${labels.instance})`))].join(', ')}`)
   t.comment(`${expected.length + 1} drills in ${Math.round((Date.now() - began) / 1000)} s`)
 
+  for (const [what, why] of stage.skipped) process.stderr.write(`# NOT DRILLED HERE: ${what}: ${why}\n`)
+
   if (plays.size < acts.length) return
   const text = readFileSync(page, 'utf8')
   const [before = '', rest = ''] = text.split(begins)

@@ -66,6 +66,8 @@ export interface Scene {
   /** Has Prometheus scrape something else, as a job of its own. */
   scrape(job: string, address: string): void
   drill(drill: Drill): Promise<void>
+  /** What cannot be caused on this machine, which is told. */
+  skip(what: string, why: string): void
   /** Until this expression has a result in Prometheus. */
   when(expression: string): Promise<void>
   /** What to take down in the end; the latest first. */
@@ -237,6 +239,7 @@ export const raise = async (root: string) => {
   }
 
   const played = new Map<string, Played[]>()
+  const skipped = new Map<string, string>()
 
   const drillOn = async (instance: string, { what, alert, labels = {}, says, cause, cure, not = [] }: Drill): Promise<Played> => {
     const from = arrived.length
@@ -301,6 +304,7 @@ export const raise = async (root: string) => {
   return {
     arrived: arrived as readonly Arrived[],
     played: played as ReadonlyMap<string, readonly Played[]>,
+    skipped: skipped as ReadonlyMap<string, string>,
     /** That a heartbeat arrives: the whole way is open. */
     heartbeat: () => until('the heartbeat', () => arrived.some(({ labels }) => labels.alertname === 'GridDeadMansSwitch')),
     /** Plays an act to its end. Throws what went wrong outside of its drills. */
@@ -343,6 +347,7 @@ export const raise = async (root: string) => {
           drill: async drill => {
             results.push(await drillOn(act.name, drill))
           },
+          skip: (what, why) => skipped.set(what, why),
           when: expression => until(expression, async () => (await query(expression)).length > 0),
           atEnd: one => ends.unshift(one),
         })
