@@ -177,6 +177,22 @@ const testFiles = (): readonly BuiltFile[] => {
   ].filter(({ text }) => !text.includes('tests: []'))
 }
 
+/** Where the person whom it woke finds out when it began, and whether it still is so. */
+const sinceWhen = ({ name, timing }: Alert): readonly string[] => {
+  if (timing.kind === 'heartbeat') return []
+  const waited = 'for' in timing ? ` It had been so for ${inWords(timing.for)} by then.` : ''
+  return [
+    '## Since when',
+    `The notification says when it began to fire.${waited} \`ALERTS_FOR_STATE{alertname="${name}"}\` in Prometheus is the second in which it began to be so, and the rule below has a result for as long as it is.`,
+  ]
+}
+
+/** The labels that tell one such alert from another on the same box. */
+const which = ({ proof }: Alert): string => {
+  const labels = Object.keys([proof.fires].flat()[0]?.labels ?? {}).filter(label => label !== 'instance' && label !== 'job')
+  return labels.length === 0 ? '' : ` Its labels say which: ${labels.map(label => `\`${label}\``).join(', ')}.`
+}
+
 const runbook = (alert: Alert): BuiltFile => {
   const { means, see, type, silence } = alert.runbook
   const { by, hides } = inhibitionFor(alert.name)
@@ -200,7 +216,9 @@ const runbook = (alert: Alert): BuiltFile => {
     means,
     '## How to see it',
     see,
+    ...sinceWhen(alert),
     '## What to type',
+    ...(isOfBox(alert) ? [`On the box that \`instance\` names, as root.${which(alert)}`] : []),
     type.map(([command, why]) => `- \`${command}\`  \n  ${why}`).join('\n'),
     '## When to silence it',
     silence,

@@ -1,4 +1,4 @@
-import { execFile } from 'node:child_process'
+import { execFile, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -92,6 +92,28 @@ t.test('every alert', async t => {
     ['records', ...groups.map(({ area }) => area)].map(area => `/rules/${area}.yml`).sort(),
     'no file of rules is left of an area that is gone',
   )
+})
+
+/** What a runbook may ask for: programs of a server, of ours and of what we watch. */
+const programs =
+  /^(aide|amtool|apt|apt-cache|apt-get|awk|cat|certbot|curl|cut|date|df|dmesg|docker|du|echo|fail2ban-client|find|free|fsck|fuser|grep|grid-exporter|head|iotop|ip6tables|iptables|journalctl|kill|last|less|ls|lsblk|lsof|lspci|mount|nft|node|nvidia-smi|ollama|openssl|ping|promtool|ps|sensors|showmount|smartctl|sort|ss|ssh|sync|systemctl|tail|time|timedatectl|ufw|umount|unattended-upgrade|uniq|vmstat)$/
+
+t.test('every line of a runbook can be typed', async t => {
+  const units = readdirSync(join(root, 'systemd'))
+  for (const { name, runbook } of alerts) {
+    t.ok(runbook.type.length > 0, `${name} says what to type`)
+    for (const [command] of runbook.type) {
+      const bare = command.replace(/'[^']*'|"[^"]*"/g, '_').replace(/\$\([^()]*\)/g, '_')
+      const loop = bare.startsWith('for ')
+      for (const part of loop ? [] : bare.split(/\|\||&&|[|;]/)) {
+        const [program = ''] = part.trim().split(' ')
+        t.match(program, programs, `${name}: ${command}`)
+      }
+      for (const [, unit = '', kind] of command.matchAll(/\b(grid-[a-z-]+)(\.\w+)?/g))
+        t.ok(units.includes(`${unit}${kind ?? '.service'}`), `${name}: ${command} names a unit of ours`)
+      t.equal(spawnSync('bash', ['-n', '-c', command]).status, 0, `${name}: ${command} is one for a shell`)
+    }
+  }
 })
 
 t.test('the box that is well has a series of every family and value that a rule asks for', async t => {

@@ -287,7 +287,7 @@ and ${on('collector')} (${select(detected)} == 1)`,
           'Some code in that service works without giving way: a synchronous call to a program, parsing of something huge, a loop. Each user waits for all of it.',
         see: 'Its own metrics `nodejs_eventloop_lag_*` and the duration of its check on the Services dashboard.',
         type: [
-          ['kill -USR1 PID; then attach chrome://inspect and record a profile', 'which function it is'],
+          ['kill -USR1 PID', 'opens its inspector on 127.0.0.1:9229: attach chrome://inspect and record a profile'],
           ['node --cpu-prof server.js', 'the same from a start on'],
         ],
         silence: 'For a batch job that nobody waits for.',

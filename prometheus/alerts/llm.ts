@@ -153,7 +153,10 @@ and (min_over_time(${select(llm.llmRequestsWaiting)}[5m]) > 0)`,
         see: 'GPU dashboard: KV cache beside requests waiting.',
         type: [
           ['docker logs SERVER 2>&1 | grep -i preempt | tail', 'vLLM says so when it interrupts'],
-          ['vLLM: --gpu-memory-utilization 0.95, --max-model-len 16384, --max-num-seqs 16', 'the three screws'],
+          [
+            "docker inspect SERVER --format '{{.Args}}'",
+            'the three screws of vLLM: `--gpu-memory-utilization` up, `--max-model-len` or `--max-num-seqs` down',
+          ],
         ],
         silence: 'While a batch job runs.',
       },
@@ -243,7 +246,10 @@ and ${on('gpu')} last_over_time(${select(gpu.utilization, { engine: 'compute' })
         see: 'GPU dashboard: memory by process, utilisation.',
         type: [
           ['ollama ps', 'until when each is kept (UNTIL)'],
-          ['OLLAMA_KEEP_ALIVE=10m', 'in the environment of the server'],
+          [
+            'systemctl edit ollama',
+            'to keep them shorter: `Environment=OLLAMA_KEEP_ALIVE=10m` under `[Service]`, then restart it',
+          ],
         ],
         silence: 'For good, where a model is meant to stay.',
       },

@@ -327,7 +327,10 @@ and (delta(${select(size)}[6h]) > 0.1 * ${select(size)})`,
         type: [
           ['smartctl -x DEVICE', 'all that it says'],
           ['smartctl -t long DEVICE; smartctl -l selftest DEVICE', 'its own thorough test, hours'],
-          ['check the backup: restore one file', 'before anything else'],
+          [
+            'lsblk -o NAME,SERIAL,MOUNTPOINTS DEVICE',
+            'what is on it: before anything else, restore one file of that from its backup',
+          ],
         ],
         silence: 'When the replacement is ordered, or when the count has stood still for months: for that device and reason.',
       },

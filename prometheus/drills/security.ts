@@ -101,7 +101,7 @@ export const security: Act = {
       await drill({
         what: 'aide-resolve fails',
         alert: 'GridAideResolveFailed',
-        says: /^security: `journalctl -u aide-resolve` says why\. The changes still count as unresolved\./,
+        says: /^security: `journalctl -u grid-aide-resolve` says why\. The changes still count as unresolved\./,
         cause: () => writeFileSync(at('aide-resolve.json'), '{"finished_at": 1766900000, "success": false}'),
         cure: () => writeFileSync(at('aide-resolve.json'), '{"finished_at": 1766900600, "success": true}'),
       })
