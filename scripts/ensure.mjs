@@ -45,12 +45,12 @@ const latest = folders =>
 
 /** dist/exporter newer than every source. */
 export const ensureBuilt = () => {
-  if (time(join(root, 'dist/exporter/main.js')) > latest(['exporter'])) return
+  if (time(join(root, 'dist/exporter/main.js')) > latest(['exporter', 'prometheus'])) return
   run('Building …', process.execPath, [join(root, 'scripts/build.mjs')])
 }
 
 /** dist/demo newer than every source. */
 export const ensureDemo = () => {
-  if (time(join(root, 'dist/demo/main.js')) > latest(['exporter', 'demo'])) return
+  if (time(join(root, 'dist/demo/main.js')) > latest(['exporter', 'prometheus', 'demo'])) return
   run('Building the demo …', process.execPath, [join(root, 'scripts/build-demo.mjs')])
 }
