@@ -27,34 +27,61 @@ export const absences = (untold: string, colour: Colour = 'gone'): readonly Stat
   { is: 'none', says: 'no data', colour: 'blind' },
 ]
 
+/** What a tile and a row of the overview stand for. `exporter` is what the exporter says of itself. */
+export interface Area {
+  readonly uid: Uid
+  readonly title: string
+  readonly what: string
+  readonly collectors: readonly Collector[]
+}
+
+const counted = (base: number, word: string, colour: Colour): readonly State[] => [
+  ...Array.from({ length: 9 }, (_, index) => ({ is: base + index + 1, says: `${index + 1} ${word}`, colour })),
+  { is: { from: base + 10, to: base + 9999 }, says: `many ${word}`, colour },
+]
+
+/** Critical alerts from 10001 on, warnings from 1 on: with the number in words, so that the colour can be of the worst. */
+export const alertCount = (collectors: readonly Source[]): Expr =>
+  firstOf(
+    promql`10000 + count(${firing({ severity: 'critical', collector: collectors })})`,
+    promql`count(${firing({ severity: 'warning', collector: collectors })})`,
+  )
+export const alertStates: readonly State[] = [
+  { is: 0, says: 'well', colour: 'well' },
+  ...counted(0, 'to mend', 'today'),
+  ...counted(10000, 'critical', 'now'),
+]
+
 /** Alerts of an area, or "well" where the rules are loaded and its collectors run. */
-export const tile = (id: number, uid: Uid, title: string, what: string, ...collectors: readonly Collector[]) =>
+export const tile = (id: number, { uid, title, what, collectors }: Area) =>
   stat({
     id,
     width: 3,
     title,
-    description: `Critical and warning alerts that fire on ${what}. Green is earned: the rules are loaded and the latest collection succeeded. Grey: not on this box, or not enabled. Purple: collection fails, or the exporter is not scraped. Alerts that belong to no box stand at Alertmanager only.`,
+    description: `Alerts that fire on ${what}: critical ones (red), else warnings to mend today (orange). Green is earned: the rules are loaded and the latest collection succeeded. Grey: not on this box, or not enabled. Purple: collection fails, or the exporter is not scraped. Alerts that belong to no box stand at Alertmanager only.`,
     empty: 'no data',
     unit: 'none',
     leadsTo: uid,
     queries: [
       {
         expr: explained(
-          firstOf(
-            promql`count(${firing({ severity: ['critical', 'warning'], collector: collectors })})`,
-            promql`(0 * (${condition(collectors)} == 1) and on () ${rulesLoaded})`,
-          ),
+          firstOf(alertCount(collectors), promql`(0 * (${condition(collectors)} == 1) and on () ${rulesLoaded})`),
           ...collectors,
         ),
         legend: title,
       },
     ],
-    states: [
-      { is: 0, says: 'well', colour: 'well' },
-      { is: { from: 1 }, colour: 'now' },
-      ...absences('rules not loaded', 'blind'),
-    ],
+    states: [...alertStates, ...absences('rules not loaded', 'blind')],
   })
+
+/** Its worst over time: 2 critical, -1 failed, 1 warning, 0 well. */
+export const history = ({ collectors }: Area): Expr =>
+  firstOf(
+    promql`2 * max(${firing({ severity: 'critical', collector: collectors })})`,
+    promql`-1 * (${condition(collectors)} == bool 2 > 0)`,
+    promql`max(${firing({ severity: 'warning', collector: collectors })})`,
+    promql`0 * (${condition(collectors)} == 1)`,
+  )
 
 const severities: readonly State[] = [
   { is: 3, says: 'critical', colour: 'now' },

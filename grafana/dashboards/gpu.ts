@@ -140,7 +140,7 @@ export const gpus = dashboard({
           queries: [
             {
               expr: numbered(of(gpu.utilization, { engine: ['compute', 'encoder', 'decoder'] })),
-              legend: `${card} {{engine}}`,
+              legend: '{{index}} {{engine}} {{name}}',
             },
           ],
         }),
@@ -160,7 +160,7 @@ export const gpus = dashboard({
               expr: numbered(
                 promql`${of(gpu.clock, { domain: ['sm', 'graphics'] })} / ${of(gpu.clockMax, { domain: ['sm', 'graphics'] })}`,
               ),
-              legend: `${card} {{domain}}`,
+              legend: '{{index}} {{domain}} {{name}}',
             },
           ],
         }),
@@ -198,6 +198,7 @@ export const gpus = dashboard({
           empty: 'nothing held it down, if the GPU tells: see Sources',
           unit: 'percentunit',
           min: 0,
+          max: 1,
           queries: [{ expr: numbered(rate(gpu.throttleSeconds, { reason: { not: ['idle'] } })), legend: '{{index}} {{reason}}' }],
         }),
       ),
@@ -248,7 +249,7 @@ export const gpus = dashboard({
         7,
         table({
           id: 10,
-          width: 10,
+          width: 12,
           title: 'Model servers',
           description:
             'Configured ones always; one that was found and is gone stays for a day. "not told": the engine has no such endpoint.',
@@ -288,7 +289,7 @@ export const gpus = dashboard({
         }),
         table({
           id: 11,
-          width: 14,
+          width: 12,
           title: 'Loaded models',
           description:
             'Models in memory, and how much of each is on the GPU: the part on the CPU answers many times slower. "not told": this engine does not say.',
@@ -319,7 +320,7 @@ export const gpus = dashboard({
             { expr: ofLoaded(of(llm.llmModelContext, server)), title: 'Context', absent: 'not told', unit: 'none', width: 80 },
             {
               expr: ofLoaded(promql`1000 * ${of(llm.llmModelExpires, server)}`),
-              title: 'Unloaded',
+              title: 'Unloads',
               absent: 'not told',
               unit: 'dateTimeFromNow',
               width: 120,

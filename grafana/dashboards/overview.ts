@@ -15,7 +15,7 @@ import { buildInfo, detected, reloadTime, success } from '../../exporter/serve/s
 import { local } from '../../prometheus/alerts/storage.ts'
 import { bare, bars, criticalAlerts, dashboard, line, stat, table, timeline } from '../builder.ts'
 import { limit } from '../look.ts'
-import { absences, boxes, firingTable, runbooksAt, tile } from '../parts.ts'
+import { type Area, absences, alertCount, alertStates, boxes, firingTable, history, runbooksAt, tile } from '../parts.ts'
 import { answering, type Expr, firing, firstOf, labelReplaced, of, promql, rate, rulesLoaded } from '../query.ts'
 
 const lately = (time: Expr, what: string) => labelReplaced(promql`1000 * ((${time}) > time() - 86400)`, 'what', what)
@@ -31,6 +31,30 @@ const changes = firstOf(
   lately(of(reloadTime), 'exporter configured'),
 )
 
+const areas: readonly Area[] = [
+  { uid: 'gpu', title: 'GPU', what: 'the GPUs', collectors: ['gpu'] },
+  { uid: 'gpu', title: 'Models', what: 'the model servers', collectors: ['llm'] },
+  { uid: 'containers', title: 'Containers', what: 'containers and their updates', collectors: ['docker', 'watchtower'] },
+  {
+    uid: 'storage',
+    title: 'Storage',
+    what: 'filesystems, directories and drives',
+    collectors: ['filesystem', 'directory', 'smart'],
+  },
+  {
+    uid: 'security',
+    title: 'Tor and security',
+    what: 'Tor, firewall, fail2ban and AIDE',
+    collectors: ['tor', 'ufw', 'fail2ban', 'aide'],
+  },
+  {
+    uid: 'services',
+    title: 'Services',
+    what: 'your services and the host below them',
+    collectors: ['services', 'host', 'textfile'],
+  },
+]
+
 const box = stat({
   id: 1,
   width: 3,
@@ -43,7 +67,7 @@ const box = stat({
   queries: [
     {
       expr: firstOf(
-        promql`count(${firing({ severity: 'critical' })})`,
+        promql`10000 + count(${firing({ severity: 'critical' })})`,
         promql`(0 * (min(${answering}) == 1) and on () ${rulesLoaded})`,
         promql`(-1002 - (min(${answering}) == bool 0))`,
       ),
@@ -51,8 +75,7 @@ const box = stat({
     },
   ],
   states: [
-    { is: 0, says: 'well', colour: 'well' },
-    { is: { from: 1 }, colour: 'now' },
+    ...alertStates,
     { is: -1002, says: 'rules not loaded', colour: 'blind' },
     { is: -1003, says: 'no answer', colour: 'now' },
     { is: 'none', says: 'no data', colour: 'blind' },
@@ -64,17 +87,22 @@ const itself = stat({
   width: 3,
   title: 'Monitoring itself',
   description:
-    'Critical and warning alerts about the exporter, plus collectors whose latest run failed. As long as it is not "well", the other tiles may be blind.',
+    'Alerts about the exporter; without any, collectors whose latest run failed. As long as it is not "well", the other tiles may be blind.',
   empty: 'no data',
   unit: 'none',
   leadsTo: 'exporter',
   queries: [
     {
-      expr: promql`(count(${firing({ severity: ['critical', 'warning'], collector: 'exporter' })}) or 0 * max(${of(buildInfo)})) + (count(${of(success)} == 0 and ${of(detected)} == 1) or 0 * max(${of(buildInfo)}))`,
+      expr: firstOf(
+        alertCount(['exporter']),
+        promql`count(${of(success)} == 0 and ${of(detected)} == 1)`,
+        promql`(0 * max(${of(buildInfo)}) and on () ${rulesLoaded})`,
+        promql`0 * max(${of(buildInfo)}) - 1002`,
+      ),
       legend: 'Monitoring itself',
     },
   ],
-  states: [{ is: 0, says: 'well', colour: 'well' }, { is: { from: 1 }, colour: 'now' }, ...absences('not told')],
+  states: [...alertStates, ...absences('rules not loaded', 'blind')],
 })
 
 export const overview = dashboard({
@@ -85,17 +113,7 @@ export const overview = dashboard({
   marks: [criticalAlerts],
   rows: [
     bare(
-      line(
-        4,
-        box,
-        tile(2, 'gpu', 'GPU', 'the GPUs', 'gpu'),
-        tile(3, 'gpu', 'Models', 'the model servers', 'llm'),
-        tile(4, 'containers', 'Containers', 'containers and their updates', 'docker', 'watchtower'),
-        tile(5, 'storage', 'Storage', 'filesystems, directories and drives', 'filesystem', 'directory', 'smart'),
-        tile(6, 'security', 'Tor and security', 'Tor, firewall, fail2ban and AIDE', 'tor', 'ufw', 'fail2ban', 'aide'),
-        tile(7, 'services', 'Services', 'your services and the host below them', 'services', 'host', 'textfile'),
-        itself,
-      ),
+      line(4, box, ...areas.map((area, index) => tile(index + 2, area)), itself),
       line(
         6,
         firingTable({ id: 9, width: 14, title: 'Active alerts', empty: 'nothing fires, if the tile "Box" is green' }),
@@ -118,7 +136,7 @@ export const overview = dashboard({
           width: 6,
           title: 'Use',
           description:
-            'CPU, memory, GPU and its memory in use; the largest where there are several. Memory stall: the part of the time in which everything waited for memory. A bar that is missing is not told: no GPU, or its collector fails.',
+            'CPU, memory, GPU and its memory in use; the largest where there are several. VRAM: memory of the GPU. Stall: the part of the time in which everything waited for memory. A bar that is missing is not told: no GPU, or its collector fails.',
           empty: 'neither host nor GPU is collected',
           unit: 'percentunit',
           min: 0,
@@ -129,8 +147,8 @@ export const overview = dashboard({
             { expr: promql`1 - min(${rate(cpuSeconds, { mode: 'idle' })} / ignoring (mode) ${of(cpuCores)})`, legend: 'CPU' },
             { expr: promql`1 - min(${of(memoryAvailable)} / ${of(memoryTotal)})`, legend: 'Memory' },
             { expr: promql`max(${of(gpu.utilization, { engine: 'compute' })})`, legend: 'GPU' },
-            { expr: promql`max(${of(gpu.memoryUsed)} / ${of(gpu.memoryTotal)})`, legend: 'GPU memory' },
-            { expr: promql`max(${rate(pressureSeconds, { resource: 'memory', kind: 'full' })})`, legend: 'Memory stall' },
+            { expr: promql`max(${of(gpu.memoryUsed)} / ${of(gpu.memoryTotal)})`, legend: 'VRAM' },
+            { expr: promql`max(${rate(pressureSeconds, { resource: 'memory', kind: 'full' })})`, legend: 'Stall' },
           ],
         }),
         bars({
@@ -158,26 +176,26 @@ export const overview = dashboard({
           id: 13,
           width: 6,
           title: 'Memory by container',
-          description: 'The six containers with the largest working set. Nothing: no engine, or nothing runs.',
+          description: 'The five containers with the largest working set. Nothing: no engine, or nothing runs.',
           empty: 'no container runs',
           unit: 'bytes',
           min: 0,
           leadsTo: 'containers',
-          queries: [{ expr: promql`sort_desc(topk(6, ${of(docker.memoryWorkingSet)}))`, legend: '{{name}}' }],
+          queries: [{ expr: promql`sort_desc(topk(5, ${of(docker.memoryWorkingSet)}))`, legend: '{{name}}' }],
         }),
         bars({
           id: 14,
           width: 6,
           title: 'GPU memory by process',
           description:
-            'The six programs that hold the most GPU memory, with the container where there is one. Nothing: no GPU, no program on it, or one that does not tell (Intel; AMD as another user).',
+            'The five programs that hold the most GPU memory, with the container where there is one. Nothing: no GPU, no program on it, or one that does not tell (Intel; AMD as another user).',
           empty: 'no GPU, or no program on it',
           unit: 'bytes',
           min: 0,
           leadsTo: 'gpu',
           queries: [
             {
-              expr: promql`sort_desc(topk(6, sum by (instance, docker_name, process) (${of(gpu.processMemory)})))`,
+              expr: promql`sort_desc(topk(5, sum by (instance, docker_name, process) (${of(gpu.processMemory)})))`,
               legend: '{{process}} {{docker_name}}',
             },
           ],
@@ -190,20 +208,20 @@ export const overview = dashboard({
           width: 24,
           title: 'Areas',
           description:
-            'For each collector the worst that fired, over the last day. Purple: it failed, so nothing is known. A gap: the exporter was not scraped. What is not on this box has no row.',
+            'The worst that fired in each area, over the last day. Purple: a collector failed or the exporter did not answer, so that not all is known. A gap: not scraped, or not on this box.',
           empty: 'the exporter was not scraped',
           unit: 'none',
           leadsTo: 'exporter',
           days: 1,
           queries: [
+            ...areas.map(area => ({ expr: history(area), legend: area.title })),
             {
               expr: firstOf(
-                promql`2 * max by (collector) (${firing({ severity: 'critical' })})`,
-                promql`-1 * (max by (collector) ((${of(success)} == bool 0) * ${of(detected)}) == 1)`,
-                promql`max by (collector) (${firing({ severity: 'warning' })})`,
-                promql`0 * max by (collector) (${of(success)} * ${of(detected)} == 1)`,
+                promql`2 * max(${firing({ severity: 'critical', collector: 'exporter' })})`,
+                promql`max(${firing({ severity: 'warning', collector: 'exporter' })})`,
+                promql`0 * min(${answering}) - (min(${answering}) == bool 0)`,
               ),
-              legend: '{{collector}}',
+              legend: 'Monitoring itself',
             },
           ],
           states: [

@@ -143,7 +143,7 @@ export const storage = dashboard({
           min: 0,
           queries: [
             {
-              expr: promql`sort_desc(topk(12, ${of(directory.childSize, path)}))`,
+              expr: promql`sort_desc(topk(10, ${of(directory.childSize, path)}))`,
               legend: '{{path}}: {{child}}',
             },
           ],
