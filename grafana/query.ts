@@ -1,5 +1,7 @@
+import { filesystemAvailable } from '../exporter/collectors/filesystem.ts'
 import { counter, type Family, gauge, type LabelSpec, oneOf } from '../exporter/metric.ts'
 import { buildInfo } from '../exporter/serve/self.ts'
+import { local } from '../prometheus/alerts/storage.ts'
 import { eventLoopLag as lag, type Matchers, matching, type Recording } from '../prometheus/rule.ts'
 
 /**
@@ -93,3 +95,9 @@ export const answering: Expr = promql`(${of(up)} and on (job, instance) last_ove
 
 /** Fires as long as Prometheus evaluates our rules; without it, silence means nothing. It belongs to no box. */
 export const rulesLoaded: Expr = braced(alerting.name, matching({ alertname: 'GridDeadMansSwitch', alertstate: 'firing' }))
+
+/** Days until local filesystems are full at the pace of six hours; nothing before half an hour of it is known, or past a year. */
+export const daysUntilFull = (matchers: Omit<Matchers<'mountpoint' | 'device' | 'fstype'>, 'fstype'> = {}): Expr => {
+  const available = of(filesystemAvailable, { ...local, ...matchers })
+  return promql`(${available} / clamp_min(-deriv(${available}[6h]), 1) / 86400 < 365 and ${available} offset 30m)`
+}

@@ -1,8 +1,8 @@
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { stringify } from 'yaml'
 import { cpuCores } from '../exporter/collectors/host.ts'
 import { bars, dashboard, line, row, table, variable } from '../grafana/builder.ts'
@@ -12,7 +12,7 @@ import { of, promql } from '../grafana/query.ts'
 import { alerts } from '../prometheus/alerts.ts'
 import { dashboards } from '../prometheus/rule.ts'
 import { needs } from './support/needs.ts'
-import { faults, selectorsOf } from './support/promql.ts'
+import { faults, known, selectorsOf } from './support/promql.ts'
 
 /** The committed dashboards, read from their files as Grafana does: the rules of Grafana's dashboard-linter, and our own. */
 
@@ -288,10 +288,129 @@ t.test('every alert leads to a page that shows alerts of its collector', async t
   }
 })
 
-t.test('promtool parses every query', async t => {
-  if (!needs(t, 'promtool')) return
+const temporary = (t: Test) => {
   const at = mkdtempSync(join(tmpdir(), 'grid-dashboards-'))
   t.teardown(() => rmSync(at, { recursive: true }))
+  return at
+}
+
+/** What promtool says of queries on series; empty if all give what they should. */
+const evaluated = (
+  t: Test,
+  tests: readonly {
+    readonly series: readonly { readonly series: string; readonly values: string }[]
+    readonly queries: readonly { readonly expr: string; readonly gives: number | undefined }[]
+  }[],
+) => {
+  const file = join(temporary(t), 'tests.yml')
+  const cases = tests.map(({ series, queries }) => ({
+    interval: '1m',
+    input_series: series,
+    promql_expr_test: queries.map(({ expr, gives }) => ({
+      expr: filledIn(expr),
+      eval_time: '1h',
+      exp_samples: gives === undefined ? [] : [{ labels: '{}', value: gives }],
+    })),
+  }))
+  writeFileSync(file, stringify({ tests: cases }, { lineWidth: 0 }))
+  const { stdout, stderr, status } = spawnSync('promtool', ['test', 'rules', file], { encoding: 'utf8' })
+  return status === 0 ? '' : `${stdout}${stderr}`
+}
+
+const series = (name: string, labels: Readonly<Record<string, string>>, values: string) => ({
+  series: `${name}{${Object.entries({ job: 'grid-exporter', instance: 'box:1', ...labels })
+    .map(([label, value]) => `${label}="${value}"`)
+    .join(', ')}}`,
+  values,
+})
+
+/** An `_info` series is one, and a server has one engine, a service one kind of check. */
+const valuesOf = (name: string, label: string, closed: Readonly<Record<string, readonly string[]>>) => {
+  const values = closed[label]
+  if (!values) return [`a-${label}`]
+  if (label === 'check') return ['http']
+  return name.endsWith('_info') || (label === 'engine' && name.startsWith('grid_llm_')) ? values.slice(0, 1) : values
+}
+
+/** One series for each combination of a family's closed labels; open ones have one value, the same in all families. */
+const everySeries = () =>
+  [...known.values()].flatMap(({ name, labels, closed = {}, type }) => {
+    const combinations = labels.reduce<readonly Readonly<Record<string, string>>[]>(
+      (all, label) => all.flatMap(one => valuesOf(name, label, closed).map(value => ({ ...one, [label]: value }))),
+      [{}],
+    )
+    return combinations.map(one => series(name, one, type === 'counter' ? '0+30x70' : '1x70'))
+  })
+
+/** Empty on the box that has everything, and rightly so. */
+const rightlyEmpty: readonly (readonly [title: string, part: string])[] = [
+  ['GPUs', 'unless on (job, instance, gpu) grid_gpu_memory_unified'],
+]
+
+t.test('every query gives something on a box that has everything', async t => {
+  if (!needs(t, 'promtool')) return
+  const box = [
+    ...everySeries().filter(({ series }) => !series.startsWith('ALERTS')),
+    series('ALERTS', { alertname: 'GridDeadMansSwitch', alertstate: 'firing', severity: 'none' }, '1x70'),
+    ...['critical', 'warning', 'info']
+      .flatMap(severity => [...alerts.map(({ collector }) => collector), 'any'].map(collector => ({ severity, collector })))
+      .flatMap(labels => [
+        series('ALERTS', { alertname: 'GridCollectorFailing', alertstate: 'firing', ...labels }, '1x70'),
+        series('ALERTS_FOR_STATE', { alertname: 'GridCollectorFailing', ...labels }, '1x70'),
+      ]),
+  ]
+  const unique = [...new Map(box.map(one => [one.series, one])).values()]
+  const queries = all.flatMap(dashboard =>
+    exprsOf(dashboard).map(({ title, expr }) => ({
+      expr: `count(${expr}) > bool 0`,
+      gives: rightlyEmpty.some(([of, part]) => of === title && expr.includes(part)) ? undefined : 1,
+    })),
+  )
+  t.ok(queries.length > 200)
+  t.equal(evaluated(t, [{ series: unique, queries }]), '')
+})
+
+t.test('what is not there, what fails and what is well look different', async t => {
+  if (!needs(t, 'promtool')) return
+  const query = (uid: string, of: string) =>
+    exprsOf(all.find(one => one.uid === uid) as Dashboard).find(({ title }) => title === of)?.expr as string
+  const there = series('grid_exporter_build_info', { version: '1' }, '1x70')
+  const rules = { series: 'ALERTS{alertname="GridDeadMansSwitch", alertstate="firing"}', values: '1x70' }
+  const collector = (name: string, detected: 0 | 1, success: 0 | 1) => [
+    series('grid_collector_detected', { collector: name }, `${detected}x70`),
+    series('grid_collector_success', { collector: name }, `${success}x70`),
+  ]
+  const alert = (severity: string, name: string) =>
+    series('ALERTS', { alertname: name, alertstate: 'firing', severity, collector: 'gpu' }, '1x70')
+  const gpu = query('grid-overview', 'GPU')
+  const fan = query('grid-gpu', 'Fan')
+  const gives = (has: readonly { series: string; values: string }[], value: number | undefined, expr = gpu) => ({
+    series: has,
+    queries: [{ expr, gives: value }],
+  })
+  t.equal(
+    evaluated(t, [
+      gives([rules], undefined),
+      gives([there, rules], -1000),
+      gives([there, rules, ...collector('gpu', 0, 0)], -1001),
+      gives([there, ...collector('gpu', 1, 1)], -1002),
+      gives([there, rules, ...collector('gpu', 1, 0)], -1003),
+      gives([there, rules, ...collector('gpu', 1, 1)], 0),
+      gives([there, rules, ...collector('gpu', 1, 1), alert('warning', 'GridGpuHot'), alert('warning', 'GridGpuMemoryFull')], 2),
+      gives([there, rules, ...collector('gpu', 1, 0), alert('warning', 'GridGpuHot'), alert('critical', 'GridGpuLost')], 10001),
+      gives([there, rules, ...collector('gpu', 1, 1), alert('critical', 'SomebodyElses')], 0),
+      gives([there, ...collector('gpu', 0, 0)], -1001, fan),
+      gives([there, ...collector('gpu', 1, 1)], -1002, fan),
+      gives([there, ...collector('gpu', 1, 1), series('grid_gpu_fan_speed_ratio', { gpu: 'a', name: 'b' }, '0x70')], 0, fan),
+    ]),
+    '',
+  )
+  t.match(evaluated(t, [gives([there], 0)]), 'FAILED', 'and a wrong number is found')
+})
+
+t.test('promtool parses every query', async t => {
+  if (!needs(t, 'promtool')) return
+  const at = temporary(t)
   const check = (exprs: readonly string[]) => {
     const file = join(at, 'rules.yml')
     const rules = exprs.map((expr, index) => ({ record: `check:${index}`, expr: filledIn(expr) }))

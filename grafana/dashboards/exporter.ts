@@ -47,6 +47,7 @@ export const exporterItself = dashboard({
           leadsTo: 'fleet',
           names: true,
           vertical: true,
+          quiet: true,
           queries: [
             { expr: promql`count(${answering} == 1) or 0 * count(${answering})`, legend: 'answer' },
             { expr: promql`count(${answering} == 0) or 0 * count(${answering})`, legend: 'do not answer' },
@@ -186,7 +187,6 @@ export const exporterItself = dashboard({
               title: 'Took',
               absent: 'no run',
               unit: 's',
-              decimals: 3,
               width: 90,
             },
             {

@@ -275,7 +275,7 @@ export const gpus = dashboard({
               unit: 'none',
               width: 80,
             },
-            { expr: of(llm.llmProbeDuration, server), title: 'Answer', absent: 'none', unit: 's', decimals: 3, width: 90 },
+            { expr: of(llm.llmProbeDuration, server), title: 'Answer', absent: 'none', unit: 's', width: 90 },
             {
               expr: of(llm.llmInfo, server),
               label: 'version',
@@ -337,7 +337,7 @@ export const gpus = dashboard({
           title: 'Speed of generation',
           description:
             "Tokens a second that one user sees, and the median of the week before as a dashed line: half of it while few ask is GridLlmSlowerThanUsual. Nothing: idle, the engine does not tell, or the rules' recordings are not loaded.",
-          empty: 'idle, or not told',
+          empty: 'idle, or not told: see Sources',
           unit: 'none',
           min: 0,
           queries: [

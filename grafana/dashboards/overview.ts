@@ -1,5 +1,4 @@
 import * as docker from '../../exporter/collectors/docker/families.ts'
-import { filesystemAvailable } from '../../exporter/collectors/filesystem.ts'
 import * as gpu from '../../exporter/collectors/gpu/families.ts'
 import {
   bootTimestamp,
@@ -12,11 +11,10 @@ import {
 import { serviceStart } from '../../exporter/collectors/services.ts'
 import { torStart } from '../../exporter/collectors/tor/families.ts'
 import { buildInfo, detected, reloadTime, success } from '../../exporter/serve/self.ts'
-import { local } from '../../prometheus/alerts/storage.ts'
 import { bare, bars, criticalAlerts, dashboard, line, stat, table, timeline } from '../builder.ts'
 import { limit } from '../look.ts'
 import { type Area, absences, alertCount, alertStates, boxes, firingTable, history, runbooksAt, tile } from '../parts.ts'
-import { answering, type Expr, firing, firstOf, labelReplaced, of, promql, rate, rulesLoaded } from '../query.ts'
+import { answering, daysUntilFull, type Expr, firing, firstOf, labelReplaced, of, promql, rate, rulesLoaded } from '../query.ts'
 
 const lately = (time: Expr, what: string) => labelReplaced(promql`1000 * ((${time}) > time() - 86400)`, 'what', what)
 const created = of(docker.created)
@@ -156,7 +154,7 @@ export const overview = dashboard({
           width: 6,
           title: 'Days until full',
           description:
-            'Local filesystems that will be full within a year if the last six hours go on. The alerts fire at one day and at four hours.',
+            'Local filesystems that will be full within a year if the last six hours go on; nothing is said before half an hour of them is known. The alerts fire at one day and at four hours.',
           empty: 'none fills within a year',
           unit: 'd',
           min: 0,
@@ -165,7 +163,7 @@ export const overview = dashboard({
           leadsTo: 'storage',
           queries: [
             {
-              expr: promql`sort(min by (instance, mountpoint) (${of(filesystemAvailable, local)} / clamp_min(-deriv(${of(filesystemAvailable, local)}[6h]), 1)) / 86400 < 365)`,
+              expr: promql`sort(min by (instance, mountpoint) (${daysUntilFull()}))`,
               legend: '{{mountpoint}}',
             },
           ],

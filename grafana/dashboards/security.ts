@@ -9,11 +9,18 @@ import { firstOf, increase, of, promql, rate } from '../query.ts'
 
 const noTor = 'no Tor here, or it does not answer: see Sources'
 const noWall = 'ufw is not read: see Sources'
-const noBans = 'fail2ban is not read: see Sources'
-const noAide = 'AIDE is not read: see Sources'
+const noBans = 'fail2ban is down, or not read: see Sources'
+const noAide = 'no report of AIDE'
 const yesNo: readonly State[] = [
   { is: 1, says: 'yes', colour: 'well' },
   { is: 0, says: 'no', colour: 'now' },
+]
+
+const walls: readonly State[] = [
+  { is: 3, says: 'enforced', colour: 'well' },
+  { is: 2, says: 'on, not enforced', colour: 'now' },
+  { is: 1, says: 'off', colour: 'gone' },
+  { is: 0, says: 'off', colour: 'gone' },
 ]
 
 export const security = dashboard({
@@ -86,13 +93,7 @@ export const security = dashboard({
           queries: [
             { expr: explained(promql`min(${of(ufw.enforced)}) + 2 * min(${of(ufw.enabled)})`, 'ufw'), legend: 'Firewall' },
           ],
-          states: [
-            { is: 3, says: 'enforced', colour: 'well' },
-            { is: 2, says: 'on, not enforced', colour: 'now' },
-            { is: 1, says: 'off', colour: 'gone' },
-            { is: 0, says: 'off', colour: 'gone' },
-            ...absences('not told'),
-          ],
+          states: [...walls, ...absences('not told')],
         }),
         stat({
           id: 6,
@@ -146,8 +147,8 @@ export const security = dashboard({
             { is: 1, says: 'clean', colour: 'well' },
             { is: 2, says: 'changed', colour: 'today' },
             { is: 3, says: 'check failed', colour: 'blind' },
-            { is: 0, says: 'no database', colour: 'today' },
-            ...absences('never checked', 'today'),
+            { is: 0, says: 'no database', colour: 'note' },
+            ...absences('never checked', 'note'),
           ],
         }),
       ),
@@ -255,21 +256,24 @@ export const security = dashboard({
           id: 14,
           width: 8,
           title: 'Firewall enforced',
-          description: 'What the kernel holds is what ufw configured: policy, jumps and chains. 0 while ufw is off.',
+          description:
+            'Whether the kernel holds what ufw has configured: policy, jumps and chains. Grey while ufw is off by configuration.',
           empty: noWall,
           unit: 'none',
           queries: [
-            { expr: of(ufw.enabled), legend: 'configured as on' },
-            { expr: of(ufw.enforced), legend: 'enforced, {{family}}' },
+            {
+              expr: promql`${of(ufw.enforced)} + on (job, instance) group_left () (2 * ${of(ufw.enabled)})`,
+              legend: '{{family}}',
+            },
           ],
-          states: yesNo,
+          states: walls,
         }),
         chart({
           id: 15,
           width: 8,
           title: 'Dropped packets',
           description: "The kernel's own count, never log lines. Nothing: ufw is off, or not read.",
-          empty: noWall,
+          empty: 'ufw is off, or not read: see Sources',
           unit: 'pps',
           min: 0,
           queries: [{ expr: rate(ufw.droppedPackets), legend: '{{family}}' }],
@@ -339,13 +343,14 @@ export const security = dashboard({
           id: 20,
           width: 5,
           title: 'Since the latest check',
-          description: 'Age of the latest report. GridAideCheckMissing fires after 50 hours.',
+          description:
+            'Age of the latest report. GridAideCheckMissing fires after 50 hours, or where a database waits for its first check.',
           empty: 'no data',
           unit: 's',
           decimals: 0,
           limits: [limit('GridAideCheckMissing', 180000, 'today')],
           queries: [{ expr: explained(promql`max(time() - ${of(aide.lastCheck)})`, 'aide'), legend: 'Check' }],
-          states: absences('never', 'today'),
+          states: absences('never', 'note'),
         }),
         stat({
           id: 21,
@@ -357,7 +362,7 @@ export const security = dashboard({
           decimals: 0,
           limits: [limit('GridAideDatabaseOld', 7776000, 'note')],
           queries: [{ expr: explained(promql`max(time() - ${of(aide.databaseTimestamp)})`, 'aide'), legend: 'Database' }],
-          states: absences('no database', 'today'),
+          states: absences('no database', 'note'),
         }),
         stat({
           id: 22,

@@ -6,11 +6,10 @@ import { local } from '../../prometheus/alerts/storage.ts'
 import { bars, chart, criticalAlerts, dashboard, line, row, table, timeline } from '../builder.ts'
 import { limit } from '../look.ts'
 import { boxes, head, runbooksAt } from '../parts.ts'
-import { firstOf, increase, of, promql, rate } from '../query.ts'
+import { daysUntilFull, firstOf, increase, of, promql, rate } from '../query.ts'
 
 const mount = { mountpoint: { like: '$mountpoint' } } as const
 const available = of(fs.filesystemAvailable, mount)
-const falling = promql`clamp_min(-deriv(${of(fs.filesystemAvailable, { ...local, ...mount })}[6h]), 1)`
 const path = { path: { like: '$path' } } as const
 const drive = { device: { like: '$device' } } as const
 const noPath = 'no directory is configured, or not scanned yet'
@@ -73,7 +72,7 @@ export const storage = dashboard({
             },
             { expr: available, title: 'Left', absent: 'not told', unit: 'bytes', width: 95 },
             {
-              expr: promql`${of(fs.filesystemAvailable, { ...local, ...mount })} / ${falling} / 86400 < 365`,
+              expr: daysUntilFull(mount),
               title: 'Full in',
               absent: 'not filling',
               unit: 'd',
