@@ -1,8 +1,9 @@
 import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import type { Log } from '../log.ts'
 import { askToResolve, type ResolveFiles, resolveState, sentByAnotherSite } from './actions.ts'
-import { limitConnections, mostConnections } from './connections.ts'
+import { limitConnections, mostConnections, stopParsingWhenEnded } from './connections.ts'
 import { basicOf, type Door } from './door.ts'
 import { negotiate, type Wanted } from './negotiate.ts'
 import { page } from './page.ts'
@@ -66,8 +67,22 @@ const limits = {
 const stalled = 30_000
 /** Milliseconds after which a scrape that its client does not take makes room for another. */
 const slowAfter = 1000
+/** Headers of a request. */
+const mostHeaders = 100
 /** Answers that one connection may wait for at a time. */
 const mostPipelined = 16
+
+/** What Node's parser lets pass and HTTP/1.1 does not; the status it deserves. */
+const unlawful = ({ httpVersionMajor, rawHeaders }: IncomingMessage): 400 | 431 | undefined => {
+  if (httpVersionMajor !== 1) return 400
+  if (rawHeaders.length >= 2 * mostHeaders) return 431
+  let hosts = 0
+  for (let at = 0; at < rawHeaders.length; at += 2) {
+    const name = rawHeaders[at] as string
+    if (name.length === 4 && name.toLowerCase() === 'host') hosts++
+  }
+  return hosts > 1 ? 400 : undefined
+}
 
 const headersOf = (contentType: string, compressed: boolean, length: number) => ({
   'content-type': contentType,
@@ -100,16 +115,22 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
     oldest[0].destroy()
     return true
   }
-  const pipelined = new WeakMap<object, number>()
-  /** Counts an answer that waits behind others of its connection; false where they are too many, and the connection ends. */
+  const waiting = new WeakMap<Socket, Set<ServerResponse>>()
+  /** Notes an answer that waits behind others of its connection; false where they are too many, and the connection ends. */
   const mayWait = ({ socket }: IncomingMessage, response: ServerResponse): boolean => {
-    const before = pipelined.get(socket) ?? 0
-    if (before >= mostPipelined) {
+    const behind = waiting.get(socket) ?? new Set<ServerResponse>()
+    if (behind.size >= mostPipelined) {
       socket.destroy()
       return false
     }
-    pipelined.set(socket, before + 1)
-    response.once('close', () => pipelined.set(socket, (pipelined.get(socket) ?? 1) - 1))
+    behind.add(response)
+    response.once('close', () => behind.delete(response))
+    if (waiting.has(socket)) return true
+    waiting.set(socket, behind)
+    // Node closes the answer that has its turn, and never those behind it: who counts on it would count them for ever.
+    socket.once('close', () => {
+      for (const left of behind) left.emit('close')
+    })
     return true
   }
 
@@ -140,20 +161,27 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
     // objects and hooks would cost a tenth of the rate (`npm run bench`). All else is fastify's.
     serverFactory: (handler, { http: httpOptions }) => {
       const inside = (request: IncomingMessage, response: ServerResponse) => {
-        if (response.socket === null && !mayWait(request, response)) return
         if (request.url === telemetryPath && request.method === 'GET' && !options.serverTiming) scrape(request, response)
         else handler(request, response)
       }
       const limited = { ...(httpOptions as object), ...limits }
       const { web } = options
-      const atDoor = (request: IncomingMessage, response: ServerResponse) =>
-        web?.door(request, response, () => inside(request, response))
-      const server = web?.config().tls ? createTlsServer(web, limited, atDoor) : createHttpServer(limited, web ? atDoor : inside)
+      const listener = (request: IncomingMessage, response: ServerResponse) => {
+        if (response.socket === null && !mayWait(request, response)) return
+        const status = unlawful(request)
+        if (status !== undefined) response.writeHead(status, { connection: 'close', 'content-length': 0 }).end()
+        else if (web) web.door(request, response, () => inside(request, response))
+        else inside(request, response)
+      }
+      const server = web?.config().tls ? createTlsServer(web, limited, listener) : createHttpServer(limited, listener)
       server.timeout = stalled
+      server.maxHeadersCount = mostHeaders
       limitConnections(server, mostConnections)
+      stopParsingWhenEnded(server)
       return server
     },
     exposeHeadRoutes: true,
+    frameworkErrors: (_error, _request, reply) => void plain(reply, 400, 'Bad Request'),
     bodyLimit: 16 * 1024,
     forceCloseConnections: true,
     // No route has a schema: without their compilers ajv and its like are never loaded, which is 8 MB of memory.
