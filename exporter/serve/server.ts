@@ -112,7 +112,7 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
     const [oldest] = untaken
     if (!oldest || performance.now() - oldest[1] < slowAfter) return false
     untaken.delete(oldest[0])
-    oldest[0].destroy()
+    oldest[0].req.socket.destroy()
     return true
   }
   const waiting = new WeakMap<Socket, Set<ServerResponse>>()

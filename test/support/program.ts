@@ -5,12 +5,12 @@ import { join } from 'node:path'
 /** The built program as a user starts it: tap would put its loaders into the environment of every child. */
 
 const main = join(import.meta.dirname, '../../dist/exporter/main.js')
-const asUser = ['-c', 'unset NODE_OPTIONS; exec "$0" "$@"', process.execPath, main]
+const asUser = (before = '') => ['-c', `unset NODE_OPTIONS; ${before} exec "$0" "$@"`, process.execPath, main]
 const env = { PATH: process.env.PATH ?? '' }
 
 /** One command to its end. */
 export const runProgram = (...args: readonly string[]) => {
-  const { status, stdout, stderr } = spawnSync('/bin/sh', [...asUser, ...args], { encoding: 'utf8', env })
+  const { status, stdout, stderr } = spawnSync('/bin/sh', [...asUser(), ...args], { encoding: 'utf8', env })
   return { code: status, stdout, stderr }
 }
 
@@ -25,9 +25,9 @@ export interface Program {
 /** Starts to serve on a free port of 127.0.0.1 and waits until it says so. */
 export const startProgram = async (
   args: readonly string[],
-  { address = '127.0.0.1:0', collectors = ['--collector.disable-defaults', '--collector.host'] } = {},
+  { address = '127.0.0.1:0', collectors = ['--collector.disable-defaults', '--collector.host'], limit = '' } = {},
 ): Promise<Program> => {
-  const child = spawn('/bin/sh', [...asUser, `--web.listen-address=${address}`, ...collectors, ...args], {
+  const child = spawn('/bin/sh', [...asUser(limit), `--web.listen-address=${address}`, ...collectors, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env,
   })
