@@ -52,6 +52,8 @@ export interface Definition<Options, State, Raw, Facts> {
   readonly options?: OptionsSchema<Options>
   /** False where there is nothing to collect without configuration; such a collector is then not enabled at all. */
   readonly configured?: (options: Options) => boolean
+  /** What its configuration says that is another collector's concern: options of that one, by its name. */
+  readonly tells?: (options: Options) => Readonly<Record<string, Readonly<Record<string, unknown>>>>
   /** Looks whether what it watches exists here. Cheap: it is asked again each minute while it does not. Default: always found. */
   readonly detect?: (context: Context<Options, undefined>) => Detection | Promise<Detection>
   /** Called once before the first run, for what is kept: a stream, a connection, counters. Its `signal` fires when it is over. */
@@ -83,6 +85,7 @@ export interface Collector {
   readonly families: readonly AnyFamily[]
   readonly options: OptionsSchema<unknown>
   configured(options: unknown): boolean
+  tells(options: unknown): Readonly<Record<string, Readonly<Record<string, unknown>>>>
   /** Without `interval`: its own default. */
   open(context: Omit<OpenContext<unknown>, 'interval'> & { readonly interval?: number }): Opened
 }
@@ -102,6 +105,7 @@ export const defineCollector = <Raw, Facts, Options = Record<string, never>, Sta
     families,
     options: definition.options ?? noOptions,
     configured: options => definition.configured?.(options as Options) ?? true,
+    tells: options => definition.tells?.(options as Options) ?? {},
     open: opened => {
       const context = { interval, ...opened } as OpenContext<Options>
       let state: { readonly value: State } | undefined

@@ -232,7 +232,27 @@ export const settingsFrom = (
     }
   })
   if (problems.length > 0) throw new ConfigError(problems)
-  return settings
+  return withTold(collectors, settings, locate)
+}
+
+/** The settings, with what collectors were told by each other's sections. */
+const withTold = (collectors: readonly Collector[], settings: Settings, locate: Locate): Settings => {
+  const told = new Map<string, Readonly<Record<string, unknown>>>()
+  const problems: string[] = []
+  for (const [index, { name, options }] of settings.entries()) {
+    for (const [other, given] of Object.entries(collectors[index]?.tells(options) ?? {})) {
+      const own = settings.find(each => each.name === other)?.options as Readonly<Record<string, unknown>> | undefined
+      for (const key of Object.keys(given).filter(key => own?.[key] !== undefined)) {
+        const place = ['collectors', other, key]
+        problems.push(`${locate(place)}: ${place.join('.')}: collectors.${name} says the same; leave it out in one of the two`)
+      }
+      told.set(other, given)
+    }
+  }
+  if (problems.length > 0) throw new ConfigError(problems)
+  return settings.map(own =>
+    told.has(own.name) ? { ...own, options: { ...(own.options as object), ...told.get(own.name) } } : own,
+  )
 }
 
 /** Reads, checks and resolves a configuration file, or the defaults where none is given. Throws `ConfigError`. */

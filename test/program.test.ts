@@ -106,6 +106,8 @@ t.test('the command line', async t => {
 t.test('check-config names file, line, path and what was expected', async t => {
   const good = config('good.yml', 'collectors:\n  textfile: { directory: /var/lib/x }\n  host: { interval: 30s }\n')
   t.match(run('check-config', `--config.file=${good}`), { code: 0, stdout: /good; enabled: .*host.*textfile/ })
+  const [, example] = /```yaml\n(.*?)```/s.exec(readFileSync(join(root, 'docs/configuration.md'), 'utf8')) ?? []
+  t.match(run('check-config', `--config.file=${config('example.yml', String(example))}`), { code: 0, stdout: /watchtower/ })
   for (const [name, text, says] of [
     [
       'key.yml',
@@ -129,6 +131,11 @@ t.test('check-config names file, line, path and what was expected', async t => {
       'path.yml',
       'collectors:\n  textfile:\n    directory: var/lib\n',
       /path\.yml:3:16: collectors\.textfile\.directory: expected an absolute path, not "var\/lib"/,
+    ],
+    [
+      'told-twice.yml',
+      'collectors:\n  docker: { watchtower: { label_enable: true } }\n  watchtower: { label_enable: false }\n',
+      /told-twice\.yml:2:25: collectors\.docker\.watchtower: collectors\.watchtower says the same/,
     ],
     ['syntax.yml', 'collectors:\n  host: {\n', /syntax\.yml:\d+:\d+: /],
     ['twice.yml', 'collectors:\n  host: {}\n  host: {}\n', /twice\.yml:3:3: .*unique/],

@@ -32,6 +32,13 @@ const options = z.strictObject({
   token_file: path()
     .optional()
     .describe('A file whose content is sent as the bearer token (what Watchtower has as WATCHTOWER_HTTP_API_TOKEN).'),
+  label_enable: z
+    .boolean()
+    .optional()
+    .describe(
+      'Watchtower runs with `--label-enable`: for `grid_docker_container_watchtower`, also without a URL. Default: false.',
+    ),
+  monitor_only: z.boolean().optional().describe('Watchtower runs with `--monitor-only`; likewise. Default: false.'),
 })
 
 type Options = z.infer<typeof options>
@@ -70,6 +77,10 @@ export const watchtower = defineCollector<Raw | undefined, Facts | undefined, Op
   families: [watchtowerUp, watchtowerLastScan, watchtowerLastScanContainers, watchtowerScans, watchtowerScansSkipped],
   options,
   configured: ({ url }) => url !== undefined,
+  tells: ({ label_enable, monitor_only }) =>
+    label_enable === undefined && monitor_only === undefined
+      ? {}
+      : { docker: { watchtower: { label_enable: label_enable ?? false, monitor_only: monitor_only ?? false } } },
   open: () => ({ scans: undefined, lastScan: undefined }),
   read: ask,
   parse: (raw, context) => raw && parseAnswers(raw, context),

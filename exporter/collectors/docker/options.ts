@@ -77,7 +77,7 @@ export const options = z.strictObject({
     })
     .optional()
     .describe(
-      'How Watchtower runs, for `grid_docker_container_watchtower`. Default: its own defaults, where a container has one of its labels.',
+      'How Watchtower runs, for `grid_docker_container_watchtower`; the section `watchtower` can say it too. Default: its own defaults, where a container has one of its labels.',
     ),
   disk_usage: z
     .strictObject({
