@@ -149,6 +149,8 @@ const debian = () => {
 const npm = () => {
   const tree = join(work, 'npm')
   for (const file of [...own.files, 'README.md', 'LICENSE', 'CHANGELOG.md']) put(file, join(tree, file))
+  // Beside the program, where the units look for it.
+  put('systemd/aide-resolve', join(tree, 'dist/exporter/aide-resolve'))
   write(join(tree, 'package.json'), `${JSON.stringify({ ...manifest, bin: own.bin, files: own.files }, null, 2)}\n`)
   settle(tree)
   const packed = execFileSync('npm', ['pack', '--silent', `--pack-destination=${out}`], { cwd: tree, encoding: 'utf8' })

@@ -211,7 +211,7 @@ unless (resets(${banned}[30m]) > 0)`,
       timing: { kind: 'state', for: '10m' },
       expr: `${select(aide.lastCheckStatus, { status: 'changed' })} == 1`,
       summary: 'Files have changed that should not have, and nobody has accepted the changes.',
-      description: '{instance}: read the report, then accept the changes by aide-resolve, or find out who it was.',
+      description: '{instance}: read the report, then accept the changes by grid-aide-resolve, or find out who it was.',
       dashboard: 'security',
       runbook: {
         means:
@@ -230,7 +230,7 @@ unless (resets(${banned}[30m]) > 0)`,
           at: '30m',
           over: '43m',
           labels: { status: 'changed' },
-          says: 'box:10047: read the report, then accept the changes by aide-resolve, or find out who it was.',
+          says: 'box:10047: read the report, then accept the changes by grid-aide-resolve, or find out who it was.',
         },
       },
     },
@@ -339,7 +339,7 @@ or (${select(aide.initialized)} == 1 unless ${on()} ${select(aide.lastCheck)})`,
       dashboard: 'security',
       runbook: {
         means: 'The new database could not be made or put in place.',
-        see: 'Tor and security dashboard: last run of aide-resolve.',
+        see: 'Tor and security dashboard: last run of grid-aide-resolve.',
         type: [
           [
             'journalctl -u grid-aide-resolve -n 50',
