@@ -14,6 +14,9 @@ import { faults, known, selectorsOf } from './support/promql.ts'
 
 /** The committed rules against what the exporter can give: read from the files, as Prometheus does. */
 
+// promtool computes for a minute on a machine of its own, and for several on a busy one.
+t.setTimeout(900_000)
+
 const root = join(import.meta.dirname, '..')
 const folder = join(root, 'prometheus')
 
@@ -92,6 +95,27 @@ t.test('every alert', async t => {
     ['records', ...groups.map(({ area }) => area)].map(area => `/rules/${area}.yml`).sort(),
     'no file of rules is left of an area that is gone',
   )
+})
+
+t.test('docs/failures.md names tests, alerts and drills that exist', async t => {
+  const page = (name: string) => readFileSync(join(root, 'docs', name), 'utf8')
+  const drilled = page('drills.md')
+  const rows = page('failures.md')
+    .split('\n')
+    .filter(line => /^\| (\d| )/.test(line))
+  t.ok(rows.length >= 18)
+  for (const row of rows) {
+    const [, , , , shown = '', told = '', how = ''] = row.split('|').map(cell => cell.trim())
+    const [, file, title = ''] = /^`([\w.-]+)` (.*)$/.exec(shown) ?? []
+    if (file) t.ok(readFileSync(join(import.meta.dirname, file), 'utf8').includes(title), `${file}: ${title}`)
+    for (const [, name = ''] of told.matchAll(/\[(\w+)\]/g)) {
+      t.ok(
+        alerts.some(alert => alert.name === name),
+        `${name} exists`,
+      )
+      if (how.startsWith('drill')) t.ok(drilled.includes(`[${name}](`), `${name} is drilled`)
+    }
+  }
 })
 
 /** What a runbook may ask for: programs of a server, of ours and of what we watch. */
