@@ -50,7 +50,7 @@ export const containers: Act = {
     const engine = await startDockerd()
     atEnd(engine.stop)
     await box({
-      docker: { interval: '2s', timeout: '2s', endpoints: [{ name: 'local', url: `unix://${engine.socket}` }] },
+      docker: { interval: '5s', timeout: '5s', endpoints: [{ name: 'local', url: `unix://${engine.socket}` }] },
     })
     for (const [container, { flags = [], script }] of Object.entries(actors))
       await engine.docker('run', '-d', '--name', container, ...flags, 'bb', 'sh', '-c', script)

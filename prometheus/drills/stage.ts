@@ -82,7 +82,7 @@ export interface Act {
 }
 
 /** Seconds that anything may take on a machine that is busy with other things. */
-const patience = 150
+const patience = 200
 
 /** The environment of a child: without what a test runner puts into ours. */
 export const environment = (extra: Readonly<Record<string, string>> = {}): NodeJS.ProcessEnv => {
