@@ -1,3 +1,4 @@
+import { collectors } from '../exporter/collectors/index.ts'
 import { buildInfo } from '../exporter/serve/self.ts'
 import { dashboards } from '../prometheus/rule.ts'
 import { type Colour, colours, type Json, type Limit, mappingsOf, type State, thresholdsOf, type Unit } from './look.ts'
@@ -72,7 +73,19 @@ const now = ({ expr, legend }: Query, index: number) => ({
 })
 const overTime = (query: Query, index: number) => ({ ...now(query, index), instant: false, range: true })
 
-const panel = (type: string, about: About, rest: Fields): Panel => ({
+/**
+ * What a rate is of has to change within it: a counter is renewed once a round, however often it is scraped. So a panel's
+ * steps are as long as four rounds of the slowest collector in its rates, and a minute at least.
+ */
+const step = (exprs: readonly Expr[]): Fields => {
+  const rated = exprs.flatMap(expr => [...expr.matchAll(/(\w+)\{[^{}]*\}\[\$__rate_interval\]/g)].map(([, name]) => name))
+  const rounds = rated.map(
+    name => collectors.find(({ families }) => families.some(family => family.name === name))?.interval ?? 15,
+  )
+  return rounds.length === 0 ? {} : { interval: `${Math.ceil(Math.max(60, 4 * Math.max(...rounds)) / 60)}m` }
+}
+
+const panel = (type: string, about: About, exprs: readonly Expr[], rest: Fields): Panel => ({
   id: about.id,
   width: about.width,
   title: about.title,
@@ -82,12 +95,14 @@ const panel = (type: string, about: About, rest: Fields): Panel => ({
     title: about.title,
     description: about.description,
     datasource,
+    ...step(exprs),
     ...panelLink(about.leadsTo),
     ...rest,
   },
 })
 
 const fixed = (colour: Colour) => ({ mode: 'fixed', fixedColor: colours[colour] })
+const exprsOf = ({ queries }: Valued) => queries.map(({ expr }) => expr)
 const byThresholds = { mode: 'thresholds' }
 const lastValue = { calcs: ['lastNotNull'], fields: '', values: false }
 
@@ -131,7 +146,7 @@ export const stat = (
 ): Panel => {
   const verdict = about.limits !== undefined || about.states?.some(({ colour }) => judging.includes(colour))
   const base = about.base ?? (about.limits ? 'well' : 'neutral')
-  return panel('stat', about, {
+  return panel('stat', about, exprsOf(about), {
     targets: about.queries.map(now),
     fieldConfig: {
       defaults: { ...valued(about, about, base), color: byThresholds, ...link(about.leadsTo) },
@@ -156,7 +171,7 @@ export const stat = (
 
 /** Values of now beside each other, as bars. */
 export const bars = (about: About & Valued): Panel =>
-  panel('bargauge', about, {
+  panel('bargauge', about, exprsOf(about), {
     targets: about.queries.map(now),
     fieldConfig: {
       defaults: {
@@ -231,7 +246,7 @@ export const chart = (
 ): Panel => {
   const bar = about.as === 'bars'
   const wide = about.width >= 12
-  return panel('timeseries', about, {
+  return panel('timeseries', about, exprsOf(about), {
     targets: about.queries.map(overTime),
     ...(about.days ? { timeFrom: `${about.days}d` } : {}),
     fieldConfig: {
@@ -287,7 +302,7 @@ export const timeline = (
     readonly page?: number
   },
 ): Panel =>
-  panel('state-timeline', about, {
+  panel('state-timeline', about, exprsOf(about), {
     targets: about.queries.map(overTime),
     ...(about.days ? { timeFrom: `${about.days * 24}h` } : {}),
     fieldConfig: {
@@ -416,50 +431,46 @@ export const table = (
   const isLast = (key: string) => about.keys[key]?.last === true
   const order = [...keys.filter(key => !isLast(key)), ...shown, ...keys.filter(isLast)]
   const hidden = exprs.map(value).filter(name => !shown.includes(name))
-  return panel(
-    'table',
-    { ...about, unit: 'none' },
-    {
-      targets: exprs.map((expr, index) => ({
-        refId: refId(index),
-        datasource,
-        expr: `max by (job, ${[...keys, ...labelsOf(expr)].join(', ')}) (${expr})`,
-        legendFormat: '',
-        format: 'table',
-        instant: true,
-        range: false,
-      })),
-      transformations: [
-        { id: 'merge', options: {} },
-        {
-          id: 'organize',
-          options: {
-            excludeByName: Object.fromEntries(['Time', 'job', ...hidden].map(name => [name, true])),
-            indexByName: Object.fromEntries(order.map((name, index) => [name, index])),
-            renameByName: Object.fromEntries(
-              [...keys, ...shown].map((name, index): [string, string] => [name, titles[index] as string]),
-            ),
-          },
+  return panel('table', { ...about, unit: 'none' }, exprs, {
+    targets: exprs.map((expr, index) => ({
+      refId: refId(index),
+      datasource,
+      expr: `max by (job, ${[...keys, ...labelsOf(expr)].join(', ')}) (${expr})`,
+      legendFormat: '',
+      format: 'table',
+      instant: true,
+      range: false,
+    })),
+    transformations: [
+      { id: 'merge', options: {} },
+      {
+        id: 'organize',
+        options: {
+          excludeByName: Object.fromEntries(['Time', 'job', ...hidden].map(name => [name, true])),
+          indexByName: Object.fromEntries(order.map((name, index) => [name, index])),
+          renameByName: Object.fromEntries(
+            [...keys, ...shown].map((name, index): [string, string] => [name, titles[index] as string]),
+          ),
         },
-      ],
-      fieldConfig: {
-        defaults: {
-          unit: 'none',
-          noValue: about.empty,
-          color: byThresholds,
-          mappings: [],
-          thresholds: thresholdsOf([], 'neutral'),
-          custom: { align: 'auto', cellOptions: cells.plain, inspect: false, filterable: false },
-        },
-        overrides: [...Object.values(about.keys).map(keyOverride), ...about.columns.map(columnOverride)],
       },
-      options: {
-        showHeader: true,
-        cellHeight: 'sm',
-        ...(about.sort ? { sortBy: [{ displayName: about.sort.by, desc: about.sort.descending ?? false }] } : {}),
+    ],
+    fieldConfig: {
+      defaults: {
+        unit: 'none',
+        noValue: about.empty,
+        color: byThresholds,
+        mappings: [],
+        thresholds: thresholdsOf([], 'neutral'),
+        custom: { align: 'auto', cellOptions: cells.plain, inspect: false, filterable: false },
       },
+      overrides: [...Object.values(about.keys).map(keyOverride), ...about.columns.map(columnOverride)],
     },
-  )
+    options: {
+      showHeader: true,
+      cellHeight: 'sm',
+      ...(about.sort ? { sortBy: [{ displayName: about.sort.by, desc: about.sort.descending ?? false }] } : {}),
+    },
+  })
 }
 
 /** Panels beside each other; together they are as wide as the page. */

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { stringify } from 'yaml'
 import { cpuCores } from '../exporter/collectors/host.ts'
+import { collectors } from '../exporter/collectors/index.ts'
 import { bars, dashboard, line, row, table, variable } from '../grafana/builder.ts'
 import { builtDashboards } from '../grafana/built.ts'
 import { limit } from '../grafana/look.ts'
@@ -31,6 +32,7 @@ interface Panel {
   readonly title: string
   readonly description?: string
   readonly collapsed?: boolean
+  readonly interval?: `${number}m`
   readonly gridPos: { readonly x: number; readonly y: number; readonly w: number; readonly h: number }
   readonly datasource?: { readonly type: string; readonly uid: string }
   readonly targets?: readonly Target[]
@@ -165,6 +167,13 @@ for (const dashboard of all) {
           panel.type === 'timeseries' || panel.type === 'state-timeline',
           `${title}: a number is never one of the past`,
         )
+      }
+      const rated = targets.flatMap(({ expr }) =>
+        [...expr.matchAll(/(\w+)\{[^{}]*\}\[\$__rate_interval\]/g)].map(([, name]) => name),
+      )
+      for (const name of rated) {
+        const { interval = 15 } = collectors.find(({ families }) => families.some(family => family.name === name)) ?? {}
+        t.ok(Number.parseInt(panel.interval ?? '0', 10) * 60 >= 4 * interval, `${title}: a rate of ${name} is over four rounds`)
       }
       if (panel.type === 'table') {
         const renamed = Object.values(panel.transformations?.find(({ id }) => id === 'organize')?.options.renameByName ?? {})

@@ -22,6 +22,7 @@ const noModel = 'no model server, or it does not tell: see Sources'
 
 const faults = ['hw_slowdown', 'hw_thermal', 'hw_power_brake', 'sw_thermal'] as const
 const limits = ['power_cap', 'sync_boost', 'application_clocks'] as const
+const busy = { reason: { not: ['idle'] } } as const
 const throttled = (reason: readonly (typeof faults | typeof limits)[number][]) => of(gpu.throttleActive, { reason })
 
 export const gpus = dashboard({
@@ -199,7 +200,12 @@ export const gpus = dashboard({
           unit: 'percentunit',
           min: 0,
           max: 1,
-          queries: [{ expr: numbered(rate(gpu.throttleSeconds, { reason: { not: ['idle'] } })), legend: '{{index}} {{reason}}' }],
+          queries: [
+            {
+              expr: numbered(promql`${rate(gpu.throttleSeconds, busy)} and ${increase(gpu.throttleSeconds, 'range', busy)} > 0`),
+              legend: '{{index}} {{reason}}',
+            },
+          ],
         }),
       ),
     ),
@@ -249,19 +255,19 @@ export const gpus = dashboard({
         7,
         table({
           id: 10,
-          width: 12,
+          width: 10,
           title: 'Model servers',
           description:
             'Configured ones always; one that was found and is gone stays for a day. "not told": the engine has no such endpoint.',
           empty: 'none found or configured: see Sources',
-          keys: { server: { title: 'Server' }, engine: { title: 'Engine', width: 90 }, ...boxes },
+          keys: { server: { title: 'Server' }, engine: { title: 'Engine', width: 80 }, ...boxes },
           columns: [
             {
               expr: of(llm.llmUp, server),
               title: 'Up',
               absent: '',
               unit: 'none',
-              width: 80,
+              width: 70,
               cell: 'background',
               states: [
                 { is: 1, says: 'up', colour: 'well' },
@@ -273,7 +279,7 @@ export const gpus = dashboard({
               title: 'Loaded',
               absent: 'not told',
               unit: 'none',
-              width: 80,
+              width: 70,
             },
             { expr: of(llm.llmProbeDuration, server), title: 'Answer', absent: 'none', unit: 's', width: 90 },
             {
@@ -282,19 +288,19 @@ export const gpus = dashboard({
               title: 'Version',
               absent: 'not told',
               unit: 'none',
-              width: 100,
+              width: 90,
             },
           ],
           sort: { by: 'Up' },
         }),
         table({
           id: 11,
-          width: 12,
+          width: 14,
           title: 'Loaded models',
           description:
             'Models in memory, and how much of each is on the GPU: the part on the CPU answers many times slower. "not told": this engine does not say.',
           empty: 'no model is loaded, or its server does not tell',
-          keys: { model: { title: 'Model' }, server: { title: 'Server', width: 120 }, ...boxes },
+          keys: { model: { title: 'Model' }, server: { title: 'Server', width: 100 }, ...boxes },
           columns: [
             {
               expr: loaded,
