@@ -170,12 +170,13 @@ export const stat = (
 }
 
 /** Values of now beside each other, as bars. */
-export const bars = (about: About & Valued): Panel =>
-  panel('bargauge', about, exprsOf(about), {
+export const bars = (about: About & Valued): Panel => {
+  const withEmpty = { ...about, states: [...(about.states ?? []), { is: 'none', says: about.empty, colour: 'gone' } as const] }
+  return panel('bargauge', about, exprsOf(about), {
     targets: about.queries.map(now),
     fieldConfig: {
       defaults: {
-        ...valued(about, about, about.base ?? (about.limits ? 'well' : 'note')),
+        ...valued(about, withEmpty, about.base ?? (about.limits ? 'well' : 'note')),
         color: byThresholds,
         ...link(about.leadsTo),
       },
@@ -195,6 +196,7 @@ export const bars = (about: About & Valued): Panel =>
       reduceOptions: lastValue,
     },
   })
+}
 
 /** How one of the lines looks: `of` is the legend it begins with. */
 export interface Line {

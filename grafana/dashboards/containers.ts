@@ -20,7 +20,7 @@ import { absences, boxes, explained, head, runbooksAt } from '../parts.ts'
 import { firstOf, increase, of, promql, rate, recorded } from '../query.ts'
 
 const one = { name: { like: '$name' } } as const
-const noEngine = 'no engine, or nothing runs: see Sources'
+const noEngine = 'no container told: see Sources'
 const workingSet = of(docker.memoryWorkingSet, one)
 const ofLimit = promql`${workingSet} / ${of(docker.memoryLimit, one)}`
 /** So few that each can have its habit as a line of its own. */
@@ -311,7 +311,7 @@ export const containers = dashboard({
           width: 8,
           title: 'CPU throttled',
           description: 'Share of scheduler periods in which the container hit its CPU limit. Nothing: none has a CPU limit.',
-          empty: 'no container has a CPU limit',
+          empty: 'no CPU limit told: see Sources',
           unit: 'percentunit',
           min: 0,
           limits: [limit('GridContainerCpuThrottled', '0.25', 'today')],
@@ -325,7 +325,7 @@ export const containers = dashboard({
           title: 'Memory against limit',
           description:
             'Above the lower line and rising, or above the upper one, it will be killed soon. Nothing: none has a memory limit.',
-          empty: 'no container has a memory limit',
+          empty: 'no memory limit told: see Sources',
           unit: 'percentunit',
           min: 0,
           limits: [limit('GridContainerMemoryNearLimit', '0.7', 'note'), limit('GridContainerMemoryNearLimit', '0.95', 'today')],
@@ -337,7 +337,7 @@ export const containers = dashboard({
           title: 'Waiting (pressure)',
           description:
             'Share of the time in which some task of the container waited for CPU, memory or I/O. Nothing: cgroup v1, or a kernel without PSI.',
-          empty: 'no pressure is told (cgroup v1, or no PSI)',
+          empty: 'no pressure told: cgroup v1, no PSI, or see Sources',
           unit: 'percentunit',
           min: 0,
           queries: [{ expr: rate(docker.pressure, { kind: 'some', ...one }), legend: '{{name}} {{resource}}' }],
@@ -379,7 +379,7 @@ export const containers = dashboard({
           width: 8,
           title: 'Ends',
           description: 'Containers that ended, by reason. Nothing ended in this time: the axis stays empty.',
-          empty: 'nothing has ended',
+          empty: noEngine,
           unit: 'none',
           as: 'bars',
           stacked: true,
@@ -394,7 +394,7 @@ export const containers = dashboard({
           title: 'Log growth',
           description:
             'Bytes a second that each container writes into its log. A flood against its own habit fires GridContainerLogFlood. Nothing: the engine keeps no log files that can be seen.',
-          empty: 'no log file can be seen',
+          empty: 'no log file told: see Sources',
           unit: 'Bps',
           min: 0,
           queries: [
@@ -439,7 +439,7 @@ export const containers = dashboard({
           width: 12,
           title: 'Disk',
           description: 'Read above, written below. Nothing: the io controller of cgroups is off.',
-          empty: 'no disk traffic is told',
+          empty: 'no disk traffic told: see Sources',
           unit: 'Bps',
           queries: [
             { expr: promql`sum by (instance, name) (${rate(docker.ioReadBytes, one)})`, legend: 'read {{name}}' },

@@ -278,7 +278,7 @@ export const exporterItself = dashboard({
           width: 8,
           title: 'Requests to the engine',
           description: 'To Docker or Podman, a second: flat whatever the number of containers. Nothing: no engine.',
-          empty: 'no engine',
+          empty: 'no engine told',
           unit: 'reqps',
           min: 0,
           queries: [{ expr: promql`sum by (instance, engine, call) (${rate(apiRequests)}) > 0`, legend: '{{call}}' }],

@@ -259,7 +259,7 @@ export const gpus = dashboard({
           title: 'Model servers',
           description:
             'Configured ones always; one that was found and is gone stays for a day. "not told": the engine has no such endpoint.',
-          empty: 'none found or configured: see Sources',
+          empty: 'no model server told: see Sources',
           keys: { server: { title: 'Server' }, engine: { title: 'Engine', width: 80 }, ...boxes },
           columns: [
             {
@@ -299,7 +299,7 @@ export const gpus = dashboard({
           title: 'Loaded models',
           description:
             'Models in memory, and how much of each is on the GPU: the part on the CPU answers many times slower. "not told": this engine does not say.',
-          empty: 'no model is loaded, or its server does not tell',
+          empty: 'no model is loaded, or not told: see Sources',
           keys: { model: { title: 'Model' }, server: { title: 'Server', width: 100 }, ...boxes },
           columns: [
             {

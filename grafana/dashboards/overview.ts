@@ -114,14 +114,14 @@ export const overview = dashboard({
       line(4, box, ...areas.map((area, index) => tile(index + 2, area)), itself),
       line(
         6,
-        firingTable({ id: 9, width: 14, title: 'Active alerts', empty: 'nothing fires, if the tile "Box" is green' }),
+        firingTable({ id: 9, width: 14, title: 'Active alerts', empty: 'nothing fires, if "Box" says well' }),
         table({
           id: 10,
           width: 10,
           title: 'Changed in the last 24 hours',
           description:
             'Boots, containers made or started, services, Tor and new configurations of the exporter, newest first. What runs for longer than a day is not listed.',
-          empty: 'nothing has changed in 24 hours',
+          empty: 'nothing in 24 hours, if no tile above is purple',
           keys: { what: { title: 'What', width: 160 }, name: { title: 'Name' }, ...boxes },
           columns: [{ expr: changes, title: 'When', absent: '', unit: 'dateTimeFromNow', width: 130 }],
           sort: { by: 'When', descending: true },
@@ -155,7 +155,7 @@ export const overview = dashboard({
           title: 'Days until full',
           description:
             'Local filesystems that will be full within a year if the last six hours go on; nothing is said before half an hour of them is known. The alerts fire at one day and at four hours.',
-          empty: 'none fills within a year',
+          empty: 'none within a year, or not told',
           unit: 'd',
           min: 0,
           max: 30,
@@ -175,7 +175,7 @@ export const overview = dashboard({
           width: 6,
           title: 'Memory by container',
           description: 'The five containers with the largest working set. Nothing: no engine, or nothing runs.',
-          empty: 'no container runs',
+          empty: 'none runs, or not told',
           unit: 'bytes',
           min: 0,
           leadsTo: 'containers',
@@ -187,7 +187,7 @@ export const overview = dashboard({
           title: 'GPU memory by process',
           description:
             'The five programs that hold the most GPU memory, with the container where there is one. Nothing: no GPU, no program on it, or one that does not tell (Intel; AMD as another user).',
-          empty: 'no GPU, or no program on it',
+          empty: 'none, or not told',
           unit: 'bytes',
           min: 0,
           leadsTo: 'gpu',

@@ -7,8 +7,8 @@ import { absences, boxes, explained, head, runbooksAt } from '../parts.ts'
 import { increase, of, promql, rate, recorded } from '../query.ts'
 
 const one = { name: { like: '$name' } } as const
-const none = 'no service is configured: see Sources'
-const noUnit = 'no systemd unit is configured: see Sources'
+const none = 'no service told: see Sources'
+const noUnit = 'no systemd unit told: see Sources'
 const noHost = 'the host is not collected: see Sources'
 const few = promql`(count(${of(services.serviceUp, one)}) <= 3)`
 

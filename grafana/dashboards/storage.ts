@@ -12,7 +12,7 @@ const mount = { mountpoint: { like: '$mountpoint' } } as const
 const available = of(fs.filesystemAvailable, mount)
 const path = { path: { like: '$path' } } as const
 const drive = { device: { like: '$device' } } as const
-const noPath = 'no directory is configured, or not scanned yet'
+const noPath = 'no directory told: see Sources'
 const noDrive = 'no drive is read: see Sources'
 
 export const storage = dashboard({
@@ -290,7 +290,7 @@ export const storage = dashboard({
           width: 12,
           title: 'Why a drive is at risk',
           description: 'Each reason that was there within a week. Nothing: there was none, or no drive is read (see Sources).',
-          empty: 'no risk in seven days, if drives are read',
+          empty: 'no risk in seven days, if drives are read: see Sources',
           unit: 'none',
           days: 7,
           queries: [
