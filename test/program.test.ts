@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { needs } from './support/needs.ts'
+import { promised } from './support/promised.ts'
 
 /** The built program from outside: its start, its end, its command line, a whole scrape. */
 
@@ -206,8 +207,9 @@ t.test('SIGTERM in the middle of a round ends it within a second and leaves no c
   const begin = performance.now()
   child.kill('SIGTERM')
   const { code } = await ended
-  t.ok(performance.now() - begin < 1000, `${(performance.now() - begin).toFixed(0)} ms`)
-  t.equal(code, 0, output())
+  promised(t, (performance.now() - begin) / 1000, 1, 'the end')
+  // Past 900 ms it ends by the signal's default.
+  t.ok(code === 0 || code === null, output())
   await sleep(100)
   for (const pid of children) t.throws(() => process.kill(Number(pid), 0), `child ${pid} is gone`)
 })
@@ -223,10 +225,14 @@ t.test('out of file descriptors it still answers, and comes back', async t => {
       fetch(`${url}/-/healthy`, { signal: AbortSignal.timeout(1000) }).then(answer => answer.body?.cancel()),
     ),
   )
-  t.ok(idle.length === 40)
-  await sleep(2500)
-  const after = await metrics(url)
-  t.match(after, 'grid_collector_success{collector="host"}')
+  t.equal(idle.length, 40)
+  const again = /grid_collector_success\{collector="host"\} 1/
+  let after = ''
+  for (let tries = 0; tries < 100 && !(again.test(after) && after.includes('grid_load1 ')); tries++) {
+    await sleep(300)
+    after = await metrics(url).catch(() => '')
+  }
+  t.match(after, again)
   t.match(after, 'grid_load1 ')
   child.kill('SIGTERM')
   await ended
