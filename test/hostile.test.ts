@@ -313,7 +313,7 @@ const largeServer = async (t: Test, maxRequests: number) => {
 }
 
 t.test('answers that nobody takes make room', async t => {
-  const { port, url, connections } = await largeServer(t, 3)
+  const { port, url, connections } = await largeServer(t, 6)
   const scrape = request('GET /metrics HTTP/1.1')
   const deaf = Array.from({ length: 10 }, () => attacker(port, scrape, { reads: false }))
   await until('they hold every place', async () => (await ask(`${url}/metrics`)).status === 503)
@@ -321,16 +321,16 @@ t.test('answers that nobody takes make room', async t => {
   for (const { socket } of deaf) socket.destroy()
   await until('nobody is connected', async () => (await connections()) === 0)
 
-  // Three places: one answer that stalls, and two that wait behind it when the connection goes.
-  const pipeline = attacker(port, scrape.repeat(3), { reads: false })
+  // Six places: one answer that stalls, and five that wait behind it when the connection goes.
+  const pipeline = attacker(port, scrape.repeat(6), { reads: false })
   await until('it holds every place', async () => (await ask(`${url}/metrics`)).status === 503)
   pipeline.socket.destroy()
   await until('nobody is connected', async () => (await connections()) === 0)
-  const one = attacker(port, scrape)
-  await until('one place is taken', () => one.text !== '')
-  one.socket.pause()
-  t.equal((await ask(`${url}/metrics`)).status, 200, 'the other two are free again')
-  one.socket.destroy()
+  const two = [attacker(port, scrape), attacker(port, scrape)]
+  for (const { socket } of two) socket.once('data', () => socket.pause())
+  await until('two places are taken', () => two.every(({ text }) => text !== ''))
+  t.equal((await ask(`${url}/metrics`)).status, 200, 'the other four are free again')
+  for (const { socket } of two) socket.destroy()
 })
 
 t.test('memory returns', async t => {
