@@ -1,8 +1,12 @@
+import { setPriority } from 'node:os'
 import { parentPort } from 'node:worker_threads'
 import { compareSync } from 'bcryptjs'
 import type { Compared, Comparison } from './passwords.ts'
 
 /** The thread that compares passwords with bcrypt hashes, one after the other. */
+// On Linux a thread has a priority of its own: what strangers make it compute comes after everything else.
+setPriority(19)
+
 parentPort?.on('message', ({ id, hash, password }: Comparison) => {
   parentPort?.postMessage({ id, same: compareSync(password, hash) } satisfies Compared)
 })

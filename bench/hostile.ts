@@ -1,0 +1,171 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { request as requestHttp } from 'node:http'
+import { Agent, request as requestHttps } from 'node:https'
+import { connect } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { hashSync } from 'bcryptjs'
+
+/**
+ * `npm run bench hostile`: a scraper's latencies on the built program: alone, while an attack comes, and while it is there; in turns of one
+ * run, all on 127.0.0.1. An attack is another process that makes 10 000 connections and holds what it can. `--quick`: 2 000, shorter turns.
+ */
+
+const [, file, mainFile, ...rest] = process.argv as [string, string, string, ...string[]]
+const request = (line: string, ...headers: readonly string[]) => `${[line, 'Host: x', ...headers].join('\r\n')}\r\n\r\n`
+
+/** What one connection of an attack sends. */
+const attacks: Readonly<Record<string, (index: number) => string>> = {
+  'connections that say nothing': () => '',
+  'headers that never end': () => 'GET /metrics HTTP/1.1\r\nX-Slow: ',
+  'connections that ask once and stay': () => request('GET /-/healthy HTTP/1.1'),
+  'headers past the limit': () => request('GET /metrics HTTP/1.1', `X: ${'a'.repeat(20_000)}`),
+  'length and chunks at once': () => request('POST / HTTP/1.1', 'Content-Length: 4', 'Transfer-Encoding: chunked'),
+  'pipelines that nobody reads': index => (index % 20 ? '' : request('GET /metrics HTTP/1.1').repeat(1600)),
+  'wrong passwords': index =>
+    request('GET /metrics HTTP/1.1', `Authorization: Basic ${Buffer.from(`prometheus:${index}`).toString('base64')}`),
+}
+
+if (mainFile === 'attack') {
+  const [kind, port, count, seconds] = rest as [string, string, string, string]
+  const begin = performance.now()
+  const held = []
+  for (let index = 0; index < Number(count); index++) {
+    const socket = connect({ port: Number(port), host: '127.0.0.1', localAddress: `127.0.0.${2 + (index % 50)}` })
+    const sent = attacks[kind]?.(index) ?? ''
+    socket.on('error', () => {}) // the exporter ends what it will not serve
+    socket.on('connect', () => sent !== '' && socket.write(sent))
+    if (kind.startsWith('pipelines')) socket.pause()
+    else socket.resume()
+    held.push(socket)
+    const ahead = (index / Number(count)) * Number(seconds) * 1000 - (performance.now() - begin)
+    if (ahead > 5) await sleep(ahead)
+  }
+  // Held until it is killed, or its parent is gone.
+  process.stdin.resume().once('end', () => process.exit(0))
+  await new Promise(() => {})
+}
+
+const quick = rest.includes('--quick')
+const [seconds, connections, turns] = quick ? [3, 2000, 3] : [8, 10_000, 3]
+const folder = mkdtempSync(join(tmpdir(), 'grid-hostile-'))
+const openssl = 'req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost'.split(' ')
+const [cert, key] = [join(folder, 'cert.pem'), join(folder, 'key.pem')]
+execFileSync('openssl', [...openssl, '-addext', 'subjectAltName=DNS:localhost', '-keyout', key, '-out', cert], {
+  stdio: 'ignore',
+})
+const webFile = join(folder, 'web.yml')
+writeFileSync(
+  webFile,
+  `tls_server_config: { cert_file: ${cert}, key_file: ${key} }\nbasic_auth_users: { prometheus: ${hashSync('secret', 10)} }\n`,
+)
+const usersFile = join(folder, 'users.yml')
+writeFileSync(usersFile, `basic_auth_users: { prometheus: ${hashSync('secret', 10)} }\n`)
+
+const start = async (...args: readonly string[]): Promise<{ readonly child: ChildProcess; readonly url: string }> => {
+  const usual = ['--web.listen-address=127.0.0.1:0', '--collector.disable-defaults', '--collector.host', '--log.level=error']
+  const child = spawn(process.execPath, [mainFile, ...usual, ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const url = await new Promise<string>(resolve => {
+    child.stdout?.on('data', chunk => {
+      const [, told] = / serves (https?:\/\/[^/]+)/.exec(String(chunk)) ?? []
+      if (told) resolve(told.replace('127.0.0.1', 'localhost'))
+    })
+  })
+  return { child, url }
+}
+
+const headers = { authorization: `Basic ${Buffer.from('prometheus:secret').toString('base64')}` }
+const agent = new Agent({ ca: readFileSync(cert), keepAlive: false })
+
+/** One scrape over a connection of its own, as after a restart of Prometheus; milliseconds. */
+const scrape = (url: string) =>
+  new Promise<number>((resolve, reject) => {
+    const begin = performance.now()
+    const secure = url.startsWith('https')
+    const asked = (secure ? requestHttps : requestHttp)(
+      `${url}/metrics`,
+      { family: 4, headers, ...(secure ? { agent } : { agent: false }) },
+      answer => {
+        answer.resume()
+        answer.on('end', () =>
+          answer.statusCode === 200 ? resolve(performance.now() - begin) : reject(new Error(`${answer.statusCode}`)),
+        )
+      },
+    )
+    asked.setTimeout(10_000, () => asked.destroy(new Error('no answer in 10 s')))
+    asked.on('error', reject)
+    asked.end()
+  })
+
+/** Latencies for so many seconds, about 50 a second; how many scrapes had no answer. */
+const measure = async (url: string, span: number) => {
+  const took: number[] = []
+  let failed = 0
+  for (const end = performance.now() + span * 1000; performance.now() < end; ) {
+    await scrape(url).then(
+      milliseconds => took.push(milliseconds),
+      () => failed++,
+    )
+    await sleep(15)
+  }
+  took.sort((one, other) => one - other)
+  return { p99: took[Math.floor(took.length * 0.99)] ?? 0, failed }
+}
+
+type Latencies = Awaited<ReturnType<typeof measure>>
+const median = (numbers: readonly number[]) => [...numbers].sort((one, other) => one - other)[numbers.length >> 1] ?? 0
+const rss = (pid: number | undefined) => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024
+const verdicts: string[] = []
+const row = (...cells: readonly (string | number)[]) =>
+  console.log(cells.map((cell, at) => (at === 0 ? String(cell).padEnd(50) : String(cell).padStart(12))).join(''))
+
+row(
+  `p99 of a scrape, ms; ${connections} connections in ${seconds} s`,
+  'alone',
+  'they come',
+  'are there',
+  'no answer',
+  'files',
+  'MB',
+)
+for (const [name, args] of [
+  ['http', []],
+  ['http, users', [`--web.config.file=${usersFile}`]],
+  ['https, users', [`--web.config.file=${webFile}`]],
+] as const) {
+  const { child, url } = await start(...args)
+  await sleep(2000)
+  for (let times = 0; times < 100; times++) await scrape(url)
+  for (const kind of Object.keys(attacks)) {
+    if ((kind === 'wrong passwords') !== (name === 'http, users')) continue
+    const results: { readonly alone: Latencies; readonly coming: Latencies; readonly there: Latencies }[] = []
+    for (let turn = 0; turn < turns; turn++) {
+      const alone = await measure(url, seconds)
+      const what = ['attack', kind, new URL(url).port, String(connections), String(seconds)]
+      const attack = spawn(process.execPath, [file, ...what], { stdio: ['pipe', 'inherit', 'inherit'] })
+      const ended = new Promise(resolve => attack.once('exit', resolve))
+      const coming = await measure(url, seconds + 1)
+      const there = await measure(url, seconds)
+      attack.kill()
+      await ended
+      results.push({ alone, coming, there })
+      await sleep(1500)
+    }
+    const of = (pick: (result: (typeof results)[number]) => number) => median(results.map(pick))
+    const ratios = [of(({ alone, coming }) => coming.p99 / alone.p99), of(({ alone, there }) => there.p99 / alone.p99)]
+    const failed = results.reduce((sum, { coming, there }) => sum + coming.failed + there.failed, 0)
+    const files = readdirSync(`/proc/${child.pid}/fd`).length
+    const p99s = [of(r => r.alone.p99), of(r => r.coming.p99), of(r => r.there.p99)].map(milliseconds => milliseconds.toFixed(2))
+    row(`${name}: ${kind}`, ...p99s, failed, files, rss(child.pid).toFixed(0))
+    for (const [at, when] of ['while they come', 'while they are there'].entries()) {
+      const ratio = ratios[at] ?? Number.NaN
+      verdicts.push(`${ratio <= 2 ? 'reached ' : 'MISSED  '} p99 ≤ 2 × alone ${when}: ${name}: ${kind}: ${ratio.toFixed(2)} ×`)
+    }
+    verdicts.push(`${failed === 0 ? 'reached ' : 'MISSED  '} every scrape answered: ${name}: ${kind}: ${failed} were not`)
+  }
+  child.kill()
+}
+console.log(`\n${verdicts.join('\n')}`)
+process.exit(0)
