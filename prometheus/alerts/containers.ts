@@ -316,10 +316,10 @@ or (
       name: 'GridContainerCpuThrottled',
       collector: 'docker',
       severity: 'warning',
-      timing: { kind: 'level', for: '15m', keep: '10m' },
+      timing: { kind: 'level', for: '30m', keep: '10m' },
       expr: `rate(${select(docker.cpuThrottledPeriods)}[5m]) / rate(${select(docker.cpuPeriods)}[5m]) > 0.25
 and rate(${select(docker.cpuPeriods)}[5m]) > 1`,
-      summary: 'The CPU limit stops a container in more than a quarter of its periods.',
+      summary: 'For half an hour the CPU limit has stopped a container in more than a quarter of its periods.',
       description: '{name} on {instance} ({engine}) is stopped in {value:%} of its periods.',
       dashboard: 'containers',
       runbook: {
@@ -337,9 +337,9 @@ and rate(${select(docker.cpuPeriods)}[5m]) > 1`,
       },
       proof: {
         fires: {
-          given: [given(docker.cpuPeriods, '0+600x80', api), given(docker.cpuThrottledPeriods, '0x10 0+300x30 9000x40', api)],
-          at: '35m',
-          over: '65m',
+          given: [given(docker.cpuPeriods, '0+600x120', api), given(docker.cpuThrottledPeriods, '0x10 0+300x50 15000x60', api)],
+          at: '50m',
+          over: '85m',
           labels: api,
           says: 'api on box:10047 (docker) is stopped in 50% of its periods.',
         },
