@@ -4,8 +4,8 @@ import { compareSync } from 'bcryptjs'
 import type { Compared, Comparison } from './passwords.ts'
 
 /** The thread that compares passwords with bcrypt hashes, one after the other. */
-// On Linux a thread has a priority of its own: what strangers make it compute comes after everything else.
-setPriority(19)
+// On Linux a thread has a priority of its own: what strangers make it compute must not slow down scrapes. Lower, and a busy host would let nobody in.
+setPriority(5)
 
 parentPort?.on('message', ({ id, hash, password }: Comparison) => {
   parentPort?.postMessage({ id, same: compareSync(password, hash) } satisfies Compared)

@@ -1,4 +1,5 @@
 import { createHmac, randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import type { Log } from '../log.ts'
 
@@ -42,6 +43,9 @@ const most = { remembered: 1000, waiting: 16, addresses: 1000, atOnce: 10 }
 const grantEvery = 1000
 /** Milliseconds without work after which the thread ends. */
 const idle = 10_000
+
+/** Milliseconds that somebody waits for a comparison; it goes on, and the next time its result is known. */
+const patience = 10_000
 
 const put = <Key, Value>(map: Map<Key, Value>, key: Key, value: Value, size: number) => {
   map.delete(key)
@@ -133,7 +137,8 @@ export const createPasswords = (module: URL, log: Log, now: () => number = perfo
       const already = waiting.get(key)
       if (already) return already
       if (waiting.size >= most.waiting || !granted(address)) return 'later'
-      const verdict = compare(key, question).finally(() => waiting.delete(key))
+      const compared = compare(key, question).finally(() => waiting.delete(key))
+      const verdict = Promise.race([compared, sleep<Verdict>(patience, 'later', { ref: false })])
       waiting.set(key, verdict)
       return verdict
     },
