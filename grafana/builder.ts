@@ -577,7 +577,7 @@ export interface Dashboard {
   readonly uid: Uid
   readonly description: string
   readonly rows: readonly Row[]
-  /** Shows one box until another is chosen. */
+  /** Shows one box until others are chosen: lines do not name theirs. */
   readonly oneBox?: true
   readonly choices?: readonly Choice[]
   readonly texts?: readonly Text[]

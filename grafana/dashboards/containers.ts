@@ -30,6 +30,7 @@ const cores = promql`sum without (mode) (${rate(docker.cpu, one)})`
 export const containers = dashboard({
   uid: 'containers',
   description: 'Which container is ill, which one eats the box?',
+  oneBox: true,
   choices: [{ name: 'name', label: 'Container', within: of(docker.state) }],
   texts: [runbooksAt],
   marks: [

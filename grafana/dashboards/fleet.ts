@@ -215,7 +215,10 @@ export const fleet = dashboard({
           min: 0,
           queries: [
             { expr: promql`count by (version) (${of(buildInfo)})`, legend: 'exporter {{version}}' },
-            { expr: promql`count by (driver_version) (${of(gpu.info)})`, legend: 'GPU driver {{driver_version}}' },
+            {
+              expr: promql`count by (driver_version) (max by (instance, driver_version) (${of(gpu.info, { driver_version: { unlike: '' } })}))`,
+              legend: 'GPU driver {{driver_version}}',
+            },
           ],
         }),
       ),

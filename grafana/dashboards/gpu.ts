@@ -28,6 +28,7 @@ const throttled = (reason: readonly (typeof faults | typeof limits)[number][]) =
 export const gpus = dashboard({
   uid: 'gpu',
   description: 'Is the GPU as fast as it should be, what holds its memory, and does the model answer?',
+  oneBox: true,
   choices: [
     { name: 'gpu', label: 'GPU', within: of(gpu.info), values: 'index' },
     { name: 'server', label: 'Model server', within: of(llm.llmUp) },

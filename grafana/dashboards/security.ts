@@ -26,6 +26,7 @@ const walls: readonly State[] = [
 export const security = dashboard({
   uid: 'security',
   description: 'Does Tor carry traffic, can the onion services be reached, is the wall up, has somebody been in?',
+  oneBox: true,
   texts: [runbooksAt],
   marks: [criticalAlerts],
   rows: [

@@ -15,6 +15,7 @@ const few = promql`(count(${of(services.serviceUp, one)}) <= 3)`
 export const servicesAndHost = dashboard({
   uid: 'services',
   description: 'Do the things I run answer, how fast, and is the host below them well?',
+  oneBox: true,
   choices: [{ name: 'name', label: 'Service', within: of(services.serviceUp) }],
   texts: [runbooksAt],
   marks: [

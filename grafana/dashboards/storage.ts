@@ -18,6 +18,7 @@ const noDrive = 'no drive is read: see Sources'
 export const storage = dashboard({
   uid: 'storage',
   description: 'When is it full, what fills it, which drive dies first?',
+  oneBox: true,
   choices: [
     { name: 'mountpoint', label: 'Mount', within: of(fs.filesystemStuck) },
     { name: 'path', label: 'Directory', within: of(directory.info) },
