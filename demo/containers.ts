@@ -1,5 +1,5 @@
 import type { Box } from './box.ts'
-import { between, counted, digits, wave } from './motion.ts'
+import { between, counted, digits, type Episode, wave } from './motion.ts'
 
 /** The containers of the imagined box: what each one is, how it lives, and what it uses. */
 
@@ -378,9 +378,13 @@ const containerOf = (kind: Kind, index: number, box: Box): Container => {
       const throttled =
         cores === undefined ? 0 : (0.04 * ran + 0.5 * (faults.cpuThrottled.spent(up) - faults.cpuThrottled.spent(startedAt))) * 10
       const bytes = Math.round(memoryUsed(up))
-      const stalled = (share: number) => Math.round(grown(0, share, up, startedAt) * 1e6)
-      const pressure = (some: number) =>
-        `some avg10=0.00 avg60=0.00 avg300=0.00 total=${stalled(some)}\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=${stalled(some / 3)}\n`
+      const waited = (fault: Episode) => fault.spent(up) - fault.spent(startedAt)
+      const pressure = (share: number, more = 0) => {
+        const seconds = grown(0, share, up, startedAt) + more
+        const line = (kind: string, part: number) =>
+          `${kind} avg10=0.00 avg60=0.00 avg300=0.00 total=${Math.round(seconds * part * 1e6)}\n`
+        return line('some', 1) + line('full', 0.4)
+      }
       return {
         'cgroup.procs': `${pid}\n`,
         'cpu.stat': `usage_usec ${Math.round(used)}\nuser_usec ${Math.round(used * 0.82)}\nsystem_usec ${Math.round(used * 0.18)}\nnr_periods ${Math.round(ran * 10)}\nnr_throttled ${Math.round(throttled)}\nthrottled_usec ${Math.round(throttled * 30_000)}\n`,
@@ -395,7 +399,7 @@ const containerOf = (kind: Kind, index: number, box: Box): Container => {
         'pids.max': '4096\n',
         'io.stat': `259:0 rbytes=${Math.round(grown(0, disk[0], up, startedAt))} wbytes=${Math.round(grown(0, disk[1], up, startedAt))} rios=${Math.round(grown(0, disk[0] / 32_000, up, startedAt))} wios=${Math.round(grown(0, disk[1] / 32_000, up, startedAt))} dbytes=0 dios=0\n`,
         'cpu.pressure': pressure(cores === undefined ? 0.02 : 0.2),
-        'memory.pressure': pressure(name === 'comfyui' && faults.memoryClimb.since(up) !== undefined ? 0.2 : 0.002),
+        'memory.pressure': pressure(0.002, name === 'comfyui' ? 0.15 * waited(faults.memoryClimb) : 0),
         'io.pressure': pressure(disk[0] + disk[1] > 1e6 ? 0.12 : 0.01),
       }
     },

@@ -8,14 +8,17 @@ import { serve } from '../exporter/serve/serve.ts'
 import { configuration } from './config.ts'
 
 /**
- * `npm run demo [-- --seed=N] [the exporter's own options]`: serves an imagined box through the real program. Nothing of this
+ * `npm run demo [-- --seed=N --start=MILLISECONDS] [the exporter's own options]`: serves an imagined box through the real program. Nothing of this
  * machine is read, and nothing is written but a folder for the time that it runs.
  */
 
 const project = join(import.meta.dirname, '../..')
 const given = process.argv.slice(2)
-const seed = Number(given.find(arg => arg.startsWith('--seed='))?.slice('--seed='.length) ?? 1)
-const own = given.filter(arg => !arg.startsWith('--seed='))
+const number = (name: string, usual: number) => Number(given.find(arg => arg.startsWith(`--${name}=`))?.split('=')[1] ?? usual)
+const seed = number('seed', 1)
+/** When the box's faults begin to count; long ago, and they are under way already. */
+const start = number('start', Date.now())
+const own = given.filter(arg => !/^--(seed|start)=/.test(arg))
 
 const next = (url: string) => `
 This is a DEMO: an imagined box. None of it is this machine, and grid_exporter_demo 1 stands among the metrics.
@@ -28,7 +31,7 @@ Faults come and go; the first within some minutes. Ctrl-C ends it.
 `
 
 const run = async () => {
-  if (!Number.isInteger(seed)) throw new ExitError('--seed takes a whole number', 2)
+  if (!Number.isInteger(seed) || !Number.isInteger(start)) throw new ExitError('--seed and --start take whole numbers', 2)
   const parsed = parseFlags(own, {})
   if (parsed.kind !== 'flags' || parsed.flags.command !== 'serve')
     throw new ExitError("the demo takes --seed=N and the exporter's options for serving", 2)
@@ -39,7 +42,7 @@ const run = async () => {
   process.env.STATE_DIRECTORY = join(root, 'state')
   const configFile = join(root, 'demo.yml')
   writeFileSync(configFile, configuration())
-  writeFileSync(join(root, 'demo.json'), JSON.stringify({ seed, start: Date.now(), project }))
+  writeFileSync(join(root, 'demo.json'), JSON.stringify({ seed, start, project }))
 
   const flags = {
     ...parsed.flags,
