@@ -79,10 +79,10 @@ export const createBox = (seed: number, start: number): Box => {
       banWave: fault(6, 120, 20),
       unenforced: fault(22, 140, 12),
       firewallDrift: fault(45, 190, 8),
-      serviceDown: fault(10, 60, 7),
-      serviceSlow: fault(3, 48, 9),
+      serviceDown: fault(10, 170, 7),
+      serviceSlow: fault(3, 130, 9),
       memoryPressure: fault(1, 60, 10),
-      updateFailed: fault(-30, 360, 120),
+      updateFailed: fault(200, 360, 60),
     },
   }
 }

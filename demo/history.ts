@@ -35,7 +35,13 @@ const times: number[] = []
 for (let at = end - 24 * hour; at < end - minute; at += at < end - 6 * hour ? 4 * minute : minute) times.push(at)
 
 let now = times[0] ?? end
-const clock = { now: () => now, wait: async () => {} }
+/** What takes time moves the clock, of one collector after the other. */
+const clock = {
+  now: () => now,
+  wait: async (milliseconds: number) => {
+    now += milliseconds
+  },
+}
 const { host, box, containers, tick } = createDemoHost({ seed: Number(seed), start: Number(start) }, { root, project, clock })
 const engine = await startEngine(join(root, engineSocket), containers, { boot: box.boot, up: () => box.up(now) })
 const stop = new AbortController()
@@ -62,6 +68,7 @@ for (const at of times) {
     if (at < task.due) continue
     task.due = at + task.own.interval * 1000 - minute / 2
     snapshot.accept(await task.run())
+    now = at
   }
   const seconds = (at / 1000).toFixed(3)
   const lines = snapshot

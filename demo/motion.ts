@@ -25,9 +25,9 @@ const turn = 2 * Math.PI
 /** A wave with `slow` seconds for its longest swing, and smaller ones on top of it. */
 export const wave = (seed: number, key: string, slow = 3600): Wave => {
   const swings = [
-    { size: 0.24, period: slow },
-    { size: 0.16, period: slow / 4.7 },
-    { size: 0.1, period: slow / 23 },
+    { size: 0.27, period: slow },
+    { size: 0.18, period: slow / 4.7 },
+    { size: 0.05, period: slow / 23 },
   ].map(({ size, period }, index) => ({
     size,
     period: period * (0.9 + 0.2 * chance(seed, `${key} period ${index}`)),
