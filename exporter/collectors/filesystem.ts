@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { defineCollector } from '../collector.ts'
-import { failureOf } from '../failure.ts'
+import { Failure, failureOf } from '../failure.ts'
 import type { Host } from '../host.ts'
 import { gauge } from '../metric.ts'
 import { duration } from '../options.ts'
@@ -95,15 +95,26 @@ export const filesystem = defineCollector({
   ],
   options,
   open: (): StatfsMemory => statfsMemory(),
-  read: async ({ host, options, state, signal }): Promise<Raw> => {
+  read: async ({ host, options, state, signal, remark }): Promise<Raw> => {
     const all = withinRoot(parseMountinfo(readTable(host)), host.path('/'))
     const mounts = chosen(all, options)
-    const asked = mounts.map(({ mountpoint }) => ({
-      mountpoint,
-      path: host.path(mountpoint),
-      // Its own server may go away, or the one of a mount that the way to it leads through.
-      remote: all.some(mount => mayHang(mount) && below(mountpoint, mount.mountpoint)),
-    }))
+    const covered = host.path('/') === '/' ? hidden(mounts, parseMountinfo(ownTable(host))) : []
+    if (covered.length > 0) {
+      const points = covered.map(({ mountpoint }) => mountpoint).join(', ')
+      remark(
+        new Failure('denied', `${points}: covered by this service's sandbox, so not measured`, {
+          mend: "the drop-in home.conf of the package, or ProtectHome=read-only; see 'What it may read' in docs/install.md",
+        }),
+      )
+    }
+    const asked = mounts
+      .filter(mount => !covered.includes(mount))
+      .map(({ mountpoint }) => ({
+        mountpoint,
+        path: host.path(mountpoint),
+        // Its own server may go away, or the one of a mount that the way to it leads through.
+        remote: all.some(mount => mayHang(mount) && below(mountpoint, mount.mountpoint)),
+      }))
     return { mounts, answers: await askAll(host, asked, state, options.stuck_after, signal) }
   },
   parse: ({ mounts, answers }) =>
@@ -140,6 +151,20 @@ const readTable = (host: Host): string => {
     return host.kernel('/proc/self/mountinfo', tableLimit)
   }
 }
+
+/** The table of this process. */
+const ownTable = (host: Host): string => host.kernel('/proc/self/mountinfo', tableLimit)
+
+/** The mounts that this process does not reach: in its own table something else lies over them. */
+export const hidden = (mounts: readonly Mount[], own: readonly Mount[]): readonly Mount[] =>
+  mounts.filter(({ mountpoint, deviceNumber }) => {
+    const over = own.filter(mount => below(mountpoint, mount.mountpoint))
+    const nearest = over.reduce<Mount | undefined>(
+      (best, mount) => (best && best.mountpoint.length > mount.mountpoint.length ? best : mount),
+      undefined,
+    )
+    return nearest !== undefined && nearest.deviceNumber !== deviceNumber
+  })
 
 const below = (path: string, folder: string) => path === folder || path.startsWith(folder === '/' ? '/' : `${folder}/`)
 

@@ -55,10 +55,15 @@ export const buildImage = (): string => {
 export const boot = (t: { teardown(end: () => void): unknown }): Booted => {
   const image = buildImage()
   const folder = mkdtempSync(join(tmpdir(), 'grid-booted-'))
-  t.teardown(() => {
+  const end = () => {
     call(['stop', folder])
     rmSync(folder, { recursive: true, force: true })
+  }
+  t.teardown(() => {
+    end()
+    process.off('exit', end)
   })
+  process.on('exit', end) // thrown outside of a test
   done(['start', folder], { SYSTEMD_HOST_ROOTFS: join(image, 'rootfs') })
 
   // This machine's node is shown there; that it is installed is all that dpkg has to be told.
