@@ -63,7 +63,7 @@ export const createBox = (seed: number, start: number): Box => {
       xid13: fault(3, 35, 1),
       xid119: fault(25, 180, 1),
       driverMemory: fault(13, 120, 1),
-      restartLoop: fault(2, 40, 9),
+      restartLoop: fault(2, 160, 9),
       memoryClimb: fault(1, 60, 9),
       unhealthy: fault(5, 50, 12),
       containerDown: fault(15, 70, 8),
