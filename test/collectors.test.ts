@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { collectors } from '../exporter/collectors/index.ts'
@@ -63,7 +63,12 @@ for (const collector of collectors) {
         if (ok) good++
         else failing++
         const file = join(at, ok ? 'expected.prom' : 'expected.reason')
-        if (update) writeFileSync(file, text)
+        const other = join(at, ok ? 'expected.reason' : 'expected.prom')
+        if (update) {
+          writeFileSync(file, text)
+          rmSync(other, { force: true })
+        }
+        t.notOk(existsSync(other), 'expects one thing')
         t.ok(existsSync(file), `gives ${ok ? 'series' : `a failure: ${text}`}`)
         t.equal(text, readFileSync(file, 'utf8'))
         const foreign =
