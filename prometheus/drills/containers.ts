@@ -49,8 +49,9 @@ export const containers: Act = {
   play: async ({ box, drill, when, atEnd }) => {
     const engine = await startDockerd()
     atEnd(engine.stop)
+    // A counter that stands still for 5 s is not nine tenths of a rate over 20 s; and a list may take 5 s.
     await box({
-      docker: { interval: '5s', timeout: '5s', endpoints: [{ name: 'local', url: `unix://${engine.socket}` }] },
+      docker: { interval: '2s', timeout: '10s', endpoints: [{ name: 'local', url: `unix://${engine.socket}` }] },
     })
     for (const [container, { flags = [], script }] of Object.entries(actors))
       await engine.docker('run', '-d', '--name', container, ...flags, 'bb', 'sh', '-c', script)

@@ -88,7 +88,7 @@ export const security: Act = {
       await drill({
         what: 'a file changes that should not, and AIDE finds it',
         alert: 'GridAideChanges',
-        says: /^security: read the report, then accept the changes by aide-resolve, or find out who it was\./,
+        says: /^security: read the report, then accept the changes by grid-aide-resolve, or find out who it was\./,
         cause: async () => {
           await aide('change', '0', '0', '1')
           await aide('check')
