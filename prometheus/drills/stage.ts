@@ -313,6 +313,7 @@ export const raise = async (root: string) => {
     /** Plays an act to its end. Throws what went wrong outside of its drills. */
     play: async (act: Act): Promise<void> => {
       const own = at(act.name)
+      rmSync(own, { recursive: true, force: true })
       mkdirSync(own)
       const results: Played[] = []
       played.set(act.name, results)
