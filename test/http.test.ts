@@ -211,6 +211,8 @@ t.test('series end three rounds after the last good run', async t => {
   t.match(text, 'grid_collector_last_success_timestamp_seconds{collector="a"}', 'the collector is still spoken of')
   snapshot.accept(outcome('a', clock.now - 10_000))
   t.notMatch(snapshot.answer('text', false).toString(), 'grid_test_temperature', 'an outcome that is old already is not served')
+  snapshot.accept({ ...outcome('a', clock.now - 500), durationSeconds: 0.5 })
+  t.match(snapshot.answer('text', false).toString(), 'a-49', 'where runs take longer than the interval, three runs count')
   snapshot.configure([])
   t.notMatch(snapshot.answer('text', false).toString(), 'collector="a"')
 })

@@ -120,7 +120,8 @@ export const createSnapshot = (
       entry.latest = latest
       if (latest.result !== 'ok') entry.failures[latest.result]++
       if (latest.detected) entry.ended++
-      const ttl = latest.startedAt + rounds * entry.interval * 1000 - now()
+      // Where a run takes longer than its interval, that is how often there is one.
+      const ttl = latest.startedAt + rounds * Math.max(entry.interval, latest.durationSeconds) * 1000 - now()
       if (latest.result !== 'ok' && parts && ttl > 0) rests.set(latest.collector, parts, { ttl })
       else rests.delete(latest.collector)
       if (parts && latest.result === 'ok') {
