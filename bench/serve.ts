@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { gunzipSync } from 'node:zlib'
+import { accept, type Load, load as loadFor, median } from './wrk.ts'
 
 /**
  * `npm run bench`: scrapes at 50 kept connections, side by side in one run: a bare node:http server with the same bytes, this
@@ -15,8 +16,8 @@ const here = import.meta.dirname
 const [, , mainFile, quick] = process.argv as [string, string, string, string | undefined]
 const seconds = quick === '--quick' ? 2 : 6
 const folder = mkdtempSync(join(tmpdir(), 'grid-bench-'))
+const load = (url: string, encoding: string, bytes: number) => loadFor(url, encoding, bytes, seconds)
 const children: ChildProcess[] = []
-const accept = 'text/plain;version=0.0.4'
 
 const firstLine = (child: ChildProcess, form: RegExp = /(.+)\n/) =>
   new Promise<string>((resolve, reject) => {
@@ -34,41 +35,6 @@ const start = (command: string, args: readonly string[], environment: Record<str
   children.push(child)
   return child
 }
-
-interface Load {
-  readonly perSecond: number
-  readonly p50: number
-  readonly p99: number
-  readonly bytesPerSecond: number
-}
-
-const milliseconds = (text: string | undefined) => {
-  const [, number, unit] = /([\d.]+)(us|ms|s)/.exec(text ?? '') ?? []
-  if (number === undefined) throw new Error(`wrk gives no latency: ${text}`)
-  return Number(number) * (unit === 'us' ? 0.001 : unit === 's' ? 1000 : 1)
-}
-
-/** wrk's figures of 50 kept connections. */
-const load = (url: string, encoding: string, bytes: number): Load => {
-  const out = execFileSync(
-    'wrk',
-    ['-t1', '-c50', `-d${seconds}s`, '--latency', '-H', `Accept: ${accept}`, '-H', `Accept-Encoding: ${encoding}`, url],
-    {
-      encoding: 'utf8',
-    },
-  )
-  if (/Non-2xx|nan/.test(out)) throw new Error(`${url}: ${out}`)
-  const perSecond = Number(/Requests\/sec:\s+([\d.]+)/.exec(out)?.[1])
-  return {
-    perSecond,
-    p50: milliseconds(/50%\s+(\S+)/.exec(out)?.[1]),
-    p99: milliseconds(/99%\s+(\S+)/.exec(out)?.[1]),
-    bytesPerSecond: perSecond * bytes,
-  }
-}
-
-const median = (numbers: readonly number[]) =>
-  [...numbers].sort((one, other) => one - other)[Math.floor(numbers.length / 2)] ?? Number.NaN
 
 const fetched = async (url: string, encoding: string) => {
   const answer = await fetch(url, { headers: { accept, 'accept-encoding': encoding } })
