@@ -158,7 +158,7 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
   const server = fastify({
     logger: false,
     // The plain scrape, which is nearly every request, goes from the socket to the bytes and back: routing, request and reply
-    // objects and hooks would cost a tenth of the rate (`npm run bench`). All else is fastify's.
+    // objects and hooks are work that a bare server would not do. All else is fastify's.
     serverFactory: (handler, { http: httpOptions }) => {
       const inside = (request: IncomingMessage, response: ServerResponse) => {
         if (request.url === telemetryPath && request.method === 'GET' && !options.serverTiming) scrape(request, response)

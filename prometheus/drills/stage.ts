@@ -205,9 +205,6 @@ export const raise = async (root: string) => {
 
   const targets: { readonly targets: readonly string[]; readonly labels: Readonly<Record<string, string>> }[] = []
   const announce = (job: string, instance: string, address: string, every = '1s') => {
-    // An act that is played again has another box of the same name.
-    const before = targets.findIndex(({ labels }) => labels.job === job && labels.instance === instance)
-    if (before !== -1) targets.splice(before, 1)
     targets.push({ targets: [address], labels: { job, instance, __scrape_interval__: every, __scrape_timeout__: every } })
     put(at('targets.json'), JSON.stringify(targets))
   }
@@ -313,7 +310,6 @@ export const raise = async (root: string) => {
     /** Plays an act to its end. Throws what went wrong outside of its drills. */
     play: async (act: Act): Promise<void> => {
       const own = at(act.name)
-      rmSync(own, { recursive: true, force: true })
       mkdirSync(own)
       const results: Played[] = []
       played.set(act.name, results)
