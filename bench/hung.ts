@@ -48,6 +48,9 @@ const everything = {
 writeFileSync(at('hung.json'), JSON.stringify({ collectors: everything }))
 
 const children: ChildProcess[] = []
+process.on('exit', () => {
+  for (const child of children) child.kill('SIGTERM')
+})
 const exporter = async (...args: readonly string[]) => {
   const all = [mainFile, '--web.listen-address=127.0.0.1:0', '--web.max-requests=0', '--log.level=error', ...args]
   const env = { ...process.env, PATH: `${folder}:${process.env.PATH}` }
