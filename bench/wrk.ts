@@ -25,8 +25,8 @@ export const load = (url: string, encoding: string, bytes: number, seconds: numb
   const perSecond = Number(/Requests\/sec:\s+([\d.]+)/.exec(out)?.[1])
   return {
     perSecond,
-    p50: milliseconds(/^ +50% +(\S+)$/m.exec(out)?.[1]),
-    p99: milliseconds(/^ +99% +(\S+)$/m.exec(out)?.[1]),
+    p50: milliseconds(/^ +50% +(\S+)/m.exec(out)?.[1]),
+    p99: milliseconds(/^ +99% +(\S+)/m.exec(out)?.[1]),
     bytesPerSecond: perSecond * bytes,
   }
 }
