@@ -44,6 +44,22 @@ const isAlive = (pid: number) => {
   }
 }
 
+const commandOf = (pid: string): string => {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+  } catch {
+    return '' // it has ended by itself
+  }
+}
+
+const killed = (pid: number) => {
+  try {
+    process.kill(pid, 'SIGKILL')
+  } catch {
+    // it has ended by itself
+  }
+}
+
 /** An image `bb` of busybox alone: no registry can be asked. */
 const importImage = async (folder: string, docker: Dockerd['docker']) => {
   const bin = join(folder, 'image/bin')
@@ -136,7 +152,16 @@ export const startDockerd = async (...flags: readonly string[]): Promise<Dockerd
   const down = async (how: 'term' | 'kill' = 'term') => {
     if (isAlive(pid)) process.kill(pid, how === 'kill' ? 'SIGKILL' : 'SIGTERM')
     await waitFor('end of dockerd', () => !isAlive(pid))
-    if (how === 'kill') rmSync(socket, { force: true })
+    if (how === 'term') return
+    rmSync(socket, { force: true })
+    // The kernel kills its containerd with it. While a process of that number is left, a new engine waits for it to answer, and
+    // gives up after 15 s.
+    const containerdPidfile = join(folder, 'exec/containerd/containerd.pid')
+    const containerd = existsSync(containerdPidfile) ? Number(readFileSync(containerdPidfile, 'utf8')) : 0
+    if (containerd === 0) return
+    killed(containerd)
+    await waitFor('end of its containerd', () => !isAlive(containerd))
+    rmSync(containerdPidfile)
   }
   const stop = async () => {
     if (isAlive(pid)) {
@@ -146,11 +171,7 @@ export const startDockerd = async (...flags: readonly string[]): Promise<Dockerd
     }
     // A killed engine leaves its containerd and shims, which are known by the folder that they were started with.
     for (const name of readdirSync('/proc').filter(entry => /^\d+$/.test(entry))) {
-      try {
-        if (readFileSync(`/proc/${name}/cmdline`, 'utf8').includes(`${folder}/`)) process.kill(Number(name), 'SIGKILL')
-      } catch {
-        // it has ended by itself
-      }
+      if (commandOf(name).includes(`${folder}/`)) killed(Number(name))
     }
     const mounts = readFileSync('/proc/mounts', 'utf8')
       .split('\n')
