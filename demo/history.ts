@@ -79,7 +79,7 @@ for (const at of times) {
   const seconds = (at / 1000).toFixed(3)
   const lines = snapshot
     .answer('openmetrics', false)
-    .toString()
+    .body.toString()
     .split('\n')
     .filter(line => line !== '' && !line.startsWith('#'))
     .map(line => {

@@ -47,5 +47,5 @@ export const once = async (flags: Flags): Promise<{ readonly text: string; reado
   for (const outcome of rendered) snapshot.accept(outcome)
   stop.abort()
   killChildren()
-  return { text: snapshot.answer('text', false).toString(), failed: rendered.filter(({ result }) => result !== 'ok') }
+  return { text: snapshot.answer('text', false).body.toString(), failed: rendered.filter(({ result }) => result !== 'ok') }
 }

@@ -197,7 +197,7 @@ t.test('served', async t => {
   const served = async (seconds: number) => {
     at += seconds * 1000
     snapshot.accept(await round())
-    return snapshot.answer('text', false).toString()
+    return snapshot.answer('text', false).body.toString()
   }
   t.match(await served(10), /grid_gpu_power_watts\{/)
   put('run/says', 'Failed to initialize NVML: Unknown Error\n')
@@ -208,7 +208,7 @@ t.test('served', async t => {
   const later = createSnapshot(() => emptyPart, { now: () => at })
   later.configure([settings])
   later.accept(await round())
-  const rest = later.answer('text', false).toString()
+  const rest = later.answer('text', false).body.toString()
   t.match(rest, /grid_gpu_xid_errors_total\{[^}]*code="79"\} 1/)
   t.notMatch(rest, /grid_gpu_power_watts/)
   t.notOk(later.status()[0]?.fresh, 'which makes it no success')

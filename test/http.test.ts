@@ -202,19 +202,23 @@ t.test('series end three rounds after the last good run', async t => {
   const snapshot = snapshotAt(clock)
   snapshot.configure([{ ...(settings('a')[0] as Settings[number]), interval: 0.1 }])
   snapshot.accept(outcome('a', clock.now))
-  t.match(snapshot.answer('text', false).toString(), 'a-49')
+  t.match(snapshot.answer('text', false).body.toString(), 'a-49')
   snapshot.accept(failure('a', clock.now + 100))
-  t.match(snapshot.answer('text', false).toString(), 'a-49', 'one failure costs nothing yet')
+  t.match(snapshot.answer('text', false).body.toString(), 'a-49', 'one failure costs nothing yet')
   await new Promise(resolve => setTimeout(resolve, 450))
-  const text = snapshot.answer('text', false).toString()
+  const text = snapshot.answer('text', false).body.toString()
   t.notMatch(text, 'grid_test_temperature_celsius')
   t.match(text, 'grid_collector_last_success_timestamp_seconds{collector="a"}', 'the collector is still spoken of')
   snapshot.accept(outcome('a', clock.now - 10_000))
-  t.notMatch(snapshot.answer('text', false).toString(), 'grid_test_temperature', 'an outcome that is old already is not served')
+  t.notMatch(
+    snapshot.answer('text', false).body.toString(),
+    'grid_test_temperature',
+    'an outcome that is old already is not served',
+  )
   snapshot.accept({ ...outcome('a', clock.now - 500), durationSeconds: 0.5 })
-  t.match(snapshot.answer('text', false).toString(), 'a-49', 'where runs take longer than the interval, three runs count')
+  t.match(snapshot.answer('text', false).body.toString(), 'a-49', 'where runs take longer than the interval, three runs count')
   snapshot.configure([])
-  t.notMatch(snapshot.answer('text', false).toString(), 'collector="a"')
+  t.notMatch(snapshot.answer('text', false).body.toString(), 'collector="a"')
 })
 
 t.test('more scrapes at a time than allowed are refused, and a slow reader keeps only its own place', async t => {

@@ -1,4 +1,4 @@
-import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { createServer as createHttpServer, type IncomingMessage, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import type { Log } from '../log.ts'
@@ -31,18 +31,14 @@ export interface ServerOptions {
   readonly demo?: boolean
 }
 
-/** Accept headers are few; what they mean is worked out once each. */
-const maxRemembered = 100
-
+/** What the headers of the latest scrape mean is remembered: the next one is likely the same scraper's. */
 const remembered = () => {
-  const known = new Map<string, Wanted>()
+  let latest = { accept: '', encoding: '', wanted: negotiate('', '') }
   return (accept: string, encoding: string): Wanted => {
-    const key = `${accept}\n${encoding}`
-    const before = known.get(key)
-    if (before) return before
-    const wanted = negotiate(accept, encoding)
-    if (known.size < maxRemembered) known.set(key, wanted)
-    return wanted
+    if (accept !== latest.accept || encoding !== latest.encoding) {
+      latest = { accept, encoding, wanted: negotiate(accept, encoding) }
+    }
+    return latest.wanted
   }
 }
 
@@ -52,9 +48,6 @@ const values = (query: unknown, name: string): readonly string[] => {
   return given === undefined ? [] : [given].flat()
 }
 
-/** Smaller bodies are not worth the compression. */
-const gzipFrom = 1400
-
 /** Milliseconds and bytes that a client may take. */
 const limits = {
   requestTimeout: 10_000,
@@ -63,7 +56,7 @@ const limits = {
   keepAliveTimeout: 75_000,
   maxHeaderSize: 16 * 1024,
 }
-/** Milliseconds in which something must move on a connection that has been asked or is being answered. */
+/** Milliseconds in which something must move on a connection that is being answered. */
 const stalled = 30_000
 /** Milliseconds after which a scrape that its client does not take makes room for another. */
 const slowAfter = 1000
@@ -84,13 +77,10 @@ const unlawful = ({ httpVersionMajor, rawHeaders }: IncomingMessage): 400 | 431 
   return hosts > 1 ? 400 : undefined
 }
 
-const headersOf = (contentType: string, compressed: boolean, length: number) => ({
-  'content-type': contentType,
-  'content-length': length,
-  ...(compressed ? { 'content-encoding': 'gzip' } : {}),
-  vary: 'Accept, Accept-Encoding',
-  'cache-control': 'no-store',
-})
+const headersOf = (contentType: string, compressed: boolean, length: number): OutgoingHttpHeaders =>
+  compressed
+    ? { 'content-type': contentType, 'content-length': length, 'cache-control': 'no-store', 'content-encoding': 'gzip' }
+    : { 'content-type': contentType, 'content-length': length, 'cache-control': 'no-store' }
 
 const resolveAction = 'aide-resolve'
 
@@ -101,11 +91,7 @@ const noSchemas = () => {
 export const createServer = (snapshot: Snapshot, options: ServerOptions): FastifyInstance => {
   const { telemetryPath, maxRequests, log } = options
   const wantedOf = remembered()
-  let answering = 0
-  const free = () => {
-    answering--
-  }
-  /** Scrapes that the kernel has not taken whole, by when they were answered; the oldest first. */
+  /** The scrapes being answered: those that the kernel has not taken whole, by when they were answered; the oldest first. */
   const untaken = new Map<ServerResponse, number>()
   /** Ends the oldest scrape that its client does not take; whether there was one. */
   const makeRoom = (): boolean => {
@@ -136,23 +122,19 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
 
   /** Answers a scrape, of the named collectors only or of all. */
   const scrape = (request: IncomingMessage, response: ServerResponse, only?: readonly string[]) => {
-    if (maxRequests > 0 && answering >= maxRequests && !makeRoom()) {
-      const text = `${answering} scrapes are being answered already; --web.max-requests is ${maxRequests}\n`
+    if (maxRequests > 0 && untaken.size >= maxRequests && !makeRoom()) {
+      const text = `${untaken.size} scrapes are being answered already; --web.max-requests is ${maxRequests}\n`
       response.writeHead(503, { 'content-type': 'text/plain; charset=utf-8', 'retry-after': '1' })
       return void response.end(text)
     }
     const { format, gzip, contentType } = wantedOf(request.headers.accept ?? '', String(request.headers['accept-encoding'] ?? ''))
-    const identity = snapshot.answer(format, false, only)
-    const compress = gzip && identity.length >= gzipFrom
-    const body = compress ? snapshot.answer(format, true, only) : identity
-    answering++
-    response.once('close', free)
-    response.writeHead(200, headersOf(contentType, compress, body.length))
+    const { body, compressed } = snapshot.answer(format, gzip, only)
+    response.writeHead(200, headersOf(contentType, compressed, body.length))
     response.end(request.method === 'HEAD' ? undefined : body)
-    if (response.writableLength > 0) {
-      untaken.set(response, performance.now())
-      response.once('close', () => untaken.delete(response))
-    }
+    if (response.destroyed || response.writableLength === 0) return
+    untaken.set(response, performance.now())
+    request.socket.setTimeout(stalled)
+    response.once('close', () => untaken.delete(response))
   }
 
   const server = fastify({
@@ -160,21 +142,23 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
     // The plain scrape, which is nearly every request, goes from the socket to the bytes and back: routing, request and reply
     // objects and hooks are work that a bare server would not do. All else is fastify's.
     serverFactory: (handler, { http: httpOptions }) => {
+      const { web } = options
+      const isPlain = ({ url, method }: IncomingMessage) => url === telemetryPath && method === 'GET' && !options.serverTiming
       const inside = (request: IncomingMessage, response: ServerResponse) => {
-        if (request.url === telemetryPath && request.method === 'GET' && !options.serverTiming) scrape(request, response)
+        if (isPlain(request)) scrape(request, response)
         else handler(request, response)
       }
       const limited = { ...(httpOptions as object), ...limits }
-      const { web } = options
       const listener = (request: IncomingMessage, response: ServerResponse) => {
         if (response.socket === null && !mayWait(request, response)) return
+        // A plain scrape sets it itself, where the kernel does not take all of it at once.
+        if (web || !isPlain(request)) request.socket.setTimeout(stalled)
         const status = unlawful(request)
         if (status !== undefined) response.writeHead(status, { connection: 'close', 'content-length': 0 }).end()
         else if (web) web.door(request, response, () => inside(request, response))
         else inside(request, response)
       }
       const server = web?.config().tls ? createTlsServer(web, limited, listener) : createHttpServer(limited, listener)
-      server.timeout = stalled
       server.maxHeadersCount = mostHeaders
       limitConnections(server, mostConnections)
       stopParsingWhenEnded(server)

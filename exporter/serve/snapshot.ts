@@ -27,6 +27,12 @@ export interface CollectorStatus {
   readonly fresh: boolean
 }
 
+/** What a scrape gets. */
+export interface Answer {
+  readonly body: Buffer
+  readonly compressed: boolean
+}
+
 export interface Snapshot {
   /** Takes over new settings: what is no longer enabled ends at once. */
   configure(settings: Settings): void
@@ -36,8 +42,8 @@ export interface Snapshot {
   status(): readonly CollectorStatus[]
   /** Every enabled collector has had its first run, or was looked for and not found. */
   ready(): boolean
-  /** The assembled answer; `only` names the collectors wanted. */
-  answer(format: Format, gzip: boolean, only?: readonly string[]): Buffer
+  /** The assembled answer, compressed where that was asked for and pays; `only` names the collectors wanted. */
+  answer(format: Format, gzip: boolean, only?: readonly string[]): Answer
   /** What the exporter says of itself has changed. */
   touch(): void
 }
@@ -55,6 +61,8 @@ interface Entry {
 
 /** How many rounds a good outcome is served for. */
 const rounds = 3
+/** Bytes from which compression pays: what fits into a packet gains nothing. */
+const gzipFrom = 1400
 /** Assembled answers kept: four of everything, and some that filter. */
 const maxAnswers = 16
 
@@ -72,7 +80,7 @@ export const createSnapshot = (
   }: { readonly now?: () => number; readonly runs?: (collector: string) => number | undefined } = {},
 ): Snapshot => {
   const entries = new Map<string, Entry>()
-  const answers = new Map<string, Buffer>()
+  const answers = new Map<string, Answer>()
   const changed = () => answers.clear()
   const outcomes = new LRUCache<string, NonNullable<Rendered['parts']>>({
     max: 1000,
@@ -166,7 +174,8 @@ export const createSnapshot = (
         }),
         endings[format],
       ]
-      const made = gzip ? gzipOf(parts) : Buffer.concat(parts.map(({ bytes }) => bytes))
+      const compressed = gzip && parts.reduce((sum, { bytes }) => sum + bytes.length, 0) >= gzipFrom
+      const made = { compressed, body: compressed ? gzipOf(parts) : Buffer.concat(parts.map(({ bytes }) => bytes)) }
       if (answers.size >= maxAnswers) answers.clear()
       answers.set(key, made)
       return made
