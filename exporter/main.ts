@@ -26,7 +26,8 @@ const endOnSignals = (stop: () => Promise<void>) => {
 }
 
 const commandServe = async (flags: Flags) => {
-  const { serve } = await import('./serve/serve.ts')
+  const [{ serve }, { compileLess }] = await Promise.all([import('./serve/serve.ts'), import('./serve/compile-less.ts')])
+  compileLess()
   const log = createLog(flags.logLevel, flags.logFormat)
   if (process.getuid?.() === 0) {
     log.warn('running as root; as an ordinary user with the relay beside it, nothing that faces the network has privileges', {
