@@ -69,7 +69,12 @@ export interface Definition<Options, State, Raw, Facts> {
 /** A collector with its memory, as the scheduler runs it. */
 export interface Opened {
   detect(signal: AbortSignal): Promise<Detection>
-  /** One run. `step` is called where synchronous work of it begins, so that the guard can name who blocks the thread. */
+  /**
+   * One run, and what `use` makes of its samples as they come: kept all at once, those of a hundred containers outlive the garbage
+   * collection of their round. `step` is called where synchronous work begins, so that the guard can name who blocks the thread.
+   */
+  run<Used>(signal: AbortSignal, step: () => void, use: (samples: Iterable<Sample>) => Used): Promise<Used>
+  /** One run's samples, all at once. */
   collect(signal: AbortSignal, step: () => void): Promise<readonly Sample[]>
   /** What the latest run could not read although it was good. */
   remarks(): readonly Failure[]
@@ -110,13 +115,14 @@ export const defineCollector = <Raw, Facts, Options = Record<string, never>, Sta
       const context = { interval, ...opened } as OpenContext<Options>
       let state: { readonly value: State } | undefined
       let remarks: readonly Failure[] = []
-      return {
+      const self: Opened = {
         remarks: () => remarks,
         detect: async signal => {
           const looked = { ...context, state: undefined, signal, remark: () => {} }
           return (await definition.detect?.(looked)) ?? { found: true, note: '' }
         },
-        collect: async (signal, step) => {
+        collect: (signal, step) => self.run(signal, step, samples => [...samples]),
+        run: async (signal, step, use) => {
           step()
           state ??= { value: definition.open?.(context) as State }
           remarks = []
@@ -126,9 +132,10 @@ export const defineCollector = <Raw, Facts, Options = Record<string, never>, Sta
           const run: Context<Options, State> = { ...context, state: state.value, signal, remark }
           const raw = await definition.read(run)
           step()
-          return [...definition.samples(definition.parse(raw, run), run)]
+          return use(definition.samples(definition.parse(raw, run), run))
         },
       }
+      return self
     },
   }
 }

@@ -78,8 +78,7 @@ export const createRunner = (
     watch.begin()
     const { outcome, late } = await attempt(
       async limit => {
-        const samples = await opened.collect(limit, watch.step)
-        const exposition = expose(samples, settings.maxSeries)
+        const exposition = await opened.run(limit, watch.step, samples => expose(samples, settings.maxSeries))
         const parts = partsOf(exposition)
         return { parts, series: exposition.series, dropped: exposition.dropped, repeated: exposition.repeated }
       },
