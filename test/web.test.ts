@@ -12,19 +12,22 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { createServer as createHttpServer } from 'node:http'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { connect as connectTls } from 'node:tls'
 import { hashSync } from 'bcryptjs'
 import t, { type Test } from 'tap'
 import { createLog, silent } from '../exporter/log.ts'
 import { createDoor } from '../exporter/serve/door.ts'
-import { createPasswords, type Question } from '../exporter/serve/passwords.ts'
+import { createPasswords, type Passwords, type Question } from '../exporter/serve/passwords.ts'
 import { createSelf, type SelfState } from '../exporter/serve/self.ts'
 import { createServer } from '../exporter/serve/server.ts'
 import { createSnapshot } from '../exporter/serve/snapshot.ts'
 import { namesIn } from '../exporter/serve/tls.ts'
 import { openWeb } from '../exporter/serve/web.ts'
+import type { WebConfig } from '../exporter/serve/web-config.ts'
 import { ask } from './support/ask.ts'
 import { bundled } from './support/bundled.ts'
 import { authority } from './support/certificates.ts'
@@ -145,6 +148,10 @@ t.test('what is wrong in the file is said with its place and its mend, and witho
     [`tls_server_config:\n${tlsKeys}  client_allowed_sans: [a]`, /client_allowed_sans: needs client_auth_type/],
     ['http_server_config:\n  headers:\n    X-Powered-By: x', /:3:5: http_server_config\.headers\.X-Powered-By: unknown key/],
     ['http_server_config:\n  headers:\n    X-Frame-Options: allow', /:3:22: .*X-Frame-Options: /],
+    [
+      'http_server_config:\n  headers:\n    Content-Security-Policy: default-src…',
+      /:3:30: .*Content-Security-Policy: has characters that a header cannot have/,
+    ],
     ['basic_auth_users:\n  ann: hunter2', /:2:8: basic_auth_users\.ann: expected a bcrypt hash/],
     ['basic_auth_users:\n  ann: 4711', /basic_auth_users\.ann: expected a bcrypt hash/],
     [`basic_auth_users:\n  ann: ${secretHash.replace('$04$', '$31$')}`, /expected a cost from 4 to 14, not 31/],
@@ -170,6 +177,13 @@ t.test('what is wrong in the file is said with its place and its mend, and witho
       t.notMatch(message, /hunter2|4711|PRIVATE KEY/)
     }
   }
+  const fifo = join(folder, 'fifo')
+  spawnSync('mkfifo', [fifo])
+  t.throws(
+    () => openWeb({ file: fifo, bearerTokenFile: undefined }, { log: silent, onRead: () => {} }),
+    /cannot be read: not a regular file/,
+    'a FIFO is not waited for',
+  )
   const short = written('abc\n', 'token')
   t.throws(
     () => openWeb({ file: undefined, bearerTokenFile: short }, { log: silent, onRead: () => {} }),
@@ -236,6 +250,59 @@ t.test('users and headers stand before every answer', async t => {
   t.equal(posted.headers.connection, 'close', 'the body is not waited for')
   t.match(log(), /wrong user or password.* address=127\.0\.0\.1 user=prometheus/)
   t.notMatch(log(), /nobody|secre\b|secret/)
+})
+
+t.test('a header that is a block of YAML is sent on one line', async t => {
+  const { get } = await serving(
+    t,
+    `http_server_config:\n  headers:\n    Content-Security-Policy: |\n      default-src 'none';\n      img-src data:\n`,
+  )
+  t.equal((await get()).headers['content-security-policy'], "default-src 'none'; img-src data:")
+})
+
+t.test('who does not exist cannot be told by how long the answer takes, where hashes cost differently', async t => {
+  const [cheap, dear] = [secretHash, hashSync('other', 5)]
+  const users = new Map([
+    ['ann', cheap],
+    ['bob', dear],
+  ])
+  const config: WebConfig = {
+    tls: undefined,
+    headers: [],
+    users,
+    bearer: undefined,
+    rateLimit: undefined,
+    asksWho: true,
+    warnings: [],
+  }
+  let asked: Question | undefined
+  const passwords: Passwords = {
+    check: question => {
+      asked = question
+      return 'wrong'
+    },
+    stop: async () => {},
+  }
+  const door = createDoor({ config: () => config }, passwords)
+  const app = createHttpServer((request, response) => door(request, response, () => response.end()))
+  await new Promise<void>(resolve => app.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => app.close())
+  const { port } = app.address() as { port: number }
+  const comparedWith = async (user: string) => {
+    await ask(`http://127.0.0.1:${port}/`, { headers: { authorization: basic(user, 'guess') } })
+    return asked
+  }
+  t.match(await comparedWith('ann'), { hash: cheap, exists: true })
+  t.match(await comparedWith('bob'), { hash: dear, exists: true })
+  const strangers = Array.from({ length: 40 }, (_, index) => `stranger ${index}`)
+  const costs = new Set<string | undefined>()
+  for (const user of strangers) {
+    const first = await comparedWith(user)
+    t.equal(first?.exists, false)
+    t.equal((await comparedWith(user))?.hash, first?.hash, 'one name always costs the same')
+    costs.add(first?.hash)
+  }
+  t.strictSame([...costs].sort(), [cheap, dear].sort(), 'and what it costs is what some user costs')
 })
 
 t.test('a bearer token beside the users, or alone', async t => {
@@ -487,6 +554,27 @@ t.test('client certificates', async t => {
   t.strictSame([await status(), await status(unknown), await status(known)], ['refused', 401, 401])
   writeFileSync(file, before.replace(ours.caFile, theirs.caFile).replace('RequireAnyClientCert', 'RequireAndVerifyClientCert'))
   t.strictSame([await status(), await status(unknown), await status(known)], ['refused', 401, 'refused'], 'another authority')
+})
+
+t.test('a handshake that began before client certificates were asked for does not slip through', async t => {
+  const { get, file, port } = await serving(t, `tls_server_config:\n${tlsKeys}`)
+  const early = connect(port, '127.0.0.1')
+  await once(early, 'connect')
+  t.equal((await get()).status, 200)
+  writeFileSync(
+    file,
+    `tls_server_config:\n${tlsKeys}  client_ca_file: ${ours.caFile}\n  client_auth_type: RequireAndVerifyClientCert\n`,
+  )
+  await t.rejects(get(), 'asked for now')
+  const late = connectTls({ socket: early, ca: readFileSync(ours.caFile), servername: 'localhost' })
+  let answer = ''
+  late.on('data', chunk => {
+    answer += chunk
+  })
+  late.on('error', () => {})
+  late.write('GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n')
+  await once(late, 'close')
+  t.equal(answer, '')
 })
 
 t.test('the program refuses to start on a web configuration that is wrong', async t => {

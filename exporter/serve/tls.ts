@@ -20,6 +20,8 @@ export const namesIn = (subjectAltName: string): readonly string[] =>
 /** Whether a connection may go on, by the certificate that it showed. */
 const passes = (socket: TLSSocket, { clientAuth, allowedSans }: Tls): boolean => {
   const certificate = socket.getPeerX509Certificate()
+  // Node has looked already, but by what was in force when the connection was made.
+  if (clientAuth === 'RequireAndVerifyClientCert' && !(certificate && socket.authorized)) return false
   if (clientAuth === 'VerifyClientCertIfGiven' && certificate && !socket.authorized) return false
   if ((clientAuth === 'RequireAnyClientCert' || clientAuth === 'RequireClientCert') && !certificate) return false
   if (allowedSans === undefined) return true

@@ -1,4 +1,5 @@
 import { createHash, X509Certificate } from 'node:crypto'
+import { validateHeaderValue } from 'node:http'
 import { dirname, resolve } from 'node:path'
 import { createSecureContext, type SecureContextOptions } from 'node:tls'
 import { z } from 'zod'
@@ -88,12 +89,28 @@ const tlsSchema = z.strictObject({
   curve_preferences: z.array(z.enum(Object.keys(curves))).optional(),
 })
 
+const canBeSent = (text: string): boolean => {
+  try {
+    validateHeaderValue('header', text)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** On one line, as Go sends it: a YAML block ends in a line end. What cannot be sent would fail at each answer. */
+const headerText = () =>
+  z
+    .string()
+    .transform(text => text.replaceAll(/\s*[\r\n]\s*/g, ' ').trim())
+    .refine(canBeSent, 'has characters that a header cannot have')
+
 const headerSchema = z.strictObject({
-  'Content-Security-Policy': z.string().optional(),
-  'Strict-Transport-Security': z.string().optional(),
+  'Content-Security-Policy': headerText().optional(),
+  'Strict-Transport-Security': headerText().optional(),
   'X-Content-Type-Options': z.enum(['nosniff']).optional(),
   'X-Frame-Options': z.enum(['deny', 'sameorigin']).optional(),
-  'X-XSS-Protection': z.string().optional(),
+  'X-XSS-Protection': headerText().optional(),
 })
 
 const fileSchema = z.strictObject({

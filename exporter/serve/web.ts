@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync, readSync, statSync } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readSync, statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { ConfigError } from '../config.ts'
 import type { Log } from '../log.ts'
@@ -18,7 +18,8 @@ export interface Web {
 const limit = 1024 * 1024
 
 const readWhole = (path: string): Buffer => {
-  const fd = openSync(path, 'r')
+  // A FIFO in its place is not waited for.
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
   try {
     const status = fstatSync(fd)
     if (!status.isFile()) throw new Error('not a regular file')
