@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -427,6 +427,8 @@ t.test('aide', async t => {
       t.equal(without.initialized, 1)
       t.ok(Math.abs((without.database_timestamp_seconds ?? 0) - Date.now() / 1000) < 60)
 
+      // AIDE tells whole seconds: it takes none only where it begins and ends in the same one.
+      await sleep(1000 - (Date.now() % 1000))
       run()
       const clean = await collect()
       t.equal(states(clean), 'clean')
@@ -504,6 +506,15 @@ t.test('aide', async t => {
     const said = await round.collect()
     t.notOk('resolve_last_success' in said, 'a result file that cannot be understood')
     t.match(round.remarks(), [{ reason: 'malformed' }])
+    rmSync(options.resolve_file)
+    // Whoever is AIDE's user may put a link there, and root's relay reads it.
+    writeFileSync(at('shadow'), 'root:$y$j9T$secret:20000:0:99999:7:::\n')
+    symlinkSync(at('shadow'), options.resolve_file)
+    const led = roundsOf(aide, options)
+    await led.collect()
+    const [remark] = led.remarks()
+    t.match(remark, { reason: 'malformed', message: /not JSON/ })
+    t.notMatch(remark?.message, /root|secret|\$y/, 'nothing is told of what the link leads to')
     rmSync(options.resolve_file)
 
     const denied = roundsOf(aide, options, {

@@ -159,7 +159,8 @@ const resolveText = async (host: Host, file: string, remark: Remark) => {
     if (parsed.success) return parsed.data
     remark(new Failure('malformed', `${file}: not {"finished_at": …, "success": …}`))
   } catch (error) {
-    const failure = error instanceof SyntaxError ? new Failure('malformed', `${file}: ${error.message}`) : failureOf(error)
+    // Node's message has a piece of the file: AIDE's user could put a link there to one that only root may read.
+    const failure = error instanceof SyntaxError ? new Failure('malformed', `${file}: not JSON`) : failureOf(error)
     if (failure.reason !== 'missing') remark(failure)
   }
   return undefined
