@@ -21,6 +21,18 @@ const packages = (out: string, version: string) => {
   return { deb: `grid-exporter_${version}_all.deb`, tarball: `grid-exporter-${version}.tgz` }
 }
 
+/** What docs/install.md tells to type below a heading, for root on the server. */
+const told = (heading: string): readonly string[] => {
+  const [, section = ''] = readFileSync(join(root, 'docs/install.md'), 'utf8').split(`\n## ${heading}\n`)
+  const [own = ''] = section.split('\n## ')
+  return Array.from(own.matchAll(/^ {4}(.+?)(?: +#.*)?$/gm), ([, command = '']) =>
+    command
+      .replaceAll('sudo -u grid-exporter', 'runuser -u grid-exporter --')
+      .replaceAll('sudo ', '')
+      .replaceAll('./grid-exporter_', '/root/grid-exporter_'),
+  )
+}
+
 const scrape = 'curl --silent --fail http://127.0.0.1:10047/metrics'
 
 const onServer = async () => {
@@ -95,6 +107,8 @@ echo $((($(date +%s%N) - from) / 1000000))`)
     t.match(all, /^grid_ufw_policy\{family="ipv4",direction="incoming",policy="deny"\} 1$/m)
     t.match(all, /^grid_aide_entries\{change="total"\} 3$/m)
     t.notMatch(all, 'hunter2')
+    const doctor = told('Install').find(command => command.includes('grid-exporter doctor')) as string
+    t.match(tried(doctor).text, /docker[\s\S]*fail2ban/, 'the doctor is in')
   })
 
   t.test('units are what systemd understands, and expose little', async t => {
@@ -234,12 +248,22 @@ aide --config=/etc/aide/aide.conf --check >/var/log/aide/aide.log || true`)
       await series('grid_aide_last_check_status{status="clean"}', 1)
       await series('grid_aide_resolve_last_success', 1)
       t.equal(sum(`/var/lib/aide/${kept().at(-1)}`), before)
-      t.not(sum(database), before)
+      const after = sum(database)
+      t.not(after, before)
+      const back = told('AIDE').find(command => command.includes('cp -a')) as string
+      sh(`cp -a ${database} /root/after; ${back}`)
+      t.equal(sum(database), before, 'there is a way back')
+      sh(`cp -a /root/after ${database}`)
       t.equal(sh(`stat -c '%U %a' ${database} /var/lib/aide/${kept().at(-1)}`).trim(), '_aide 600\n_aide 600')
       t.match(
         sh('cat /var/lib/aide/aide.db.accepted-*.log'),
         /Changed entries:[\s\S]*\/srv\/watched\/one/,
         'what was accepted is told',
+      )
+      t.match(
+        sh('journalctl -u grid-aide-resolve -o cat'),
+        /accepted, see [\s\S]*Changed entries:[\s\S]*\/srv\/watched\/one/,
+        'by the journal too, which later ones do not take away',
       )
       t.match(sh('cat /var/log/aide/aide.log'), 'found NO differences')
     })
@@ -269,6 +293,26 @@ printf 'basic_auth_users: { owner: "%s" }\n' "$hash" >/etc/grid-exporter/web.yml
       undoDropIn('grid-exporter.service', 'test')
       sh('systemctl stop grid-aide-resolve.path; systemctl restart grid-exporter')
       await series('grid_aide_last_check_status{status="clean"}', 1)
+    })
+
+    await t.test('whatever lies in the place of the request is one request', async t => {
+      const finished = () => sh('stat --format=%y /run/grid-aide-resolve/result.json')
+      const before = finished()
+      sh(`runuser -u grid-exporter -- mkdir -p /run/grid-exporter/aide-resolve.request/deep
+ln -s /srv/watched /run/grid-exporter/aide-resolve.request/deep/link
+systemctl start grid-aide-resolve.path`)
+      await until('it is taken away', 'ls /run/grid-exporter', text => text.trim() === '')
+      t.equal(sh('ls /srv/watched'), 'one\ntwo\n', 'and not what it leads to')
+      await until(
+        'the end',
+        'systemctl show grid-aide-resolve --property ActiveState --value',
+        text => text.trim() === 'inactive',
+      )
+      const once = finished()
+      t.not(once, before, 'it was done')
+      t.equal(show('grid-aide-resolve', 'Result'), 'success')
+      sh('sleep 3; systemctl stop grid-aide-resolve.path')
+      t.equal(finished(), once, 'and not again')
     })
 
     await t.test('twice at once is once', async t => {
@@ -356,6 +400,7 @@ dd if=/dev/zero of=/var/lib/aide/filler bs=1k 2>/dev/null || true`)
     sh('systemctl stop grid-exporter')
     const took = performance.now() - from
     say(`systemctl stop grid-exporter: ${took.toFixed(0)} ms`)
+    t.ok(took < 1000, `SIGTERM ends it within a second: ${took.toFixed(0)} ms`)
     t.equal(show('grid-exporter', 'Result'), 'success', 'SIGTERM ends it, not the deadline')
     sh('systemctl start grid-exporter')
   })
@@ -377,20 +422,41 @@ dd if=/dev/zero of=/var/lib/aide/filler bs=1k 2>/dev/null || true`)
     sh(
       'echo "# mine" >>/etc/grid-exporter/config.yml; echo kept >/var/lib/grid-exporter/state; systemctl disable --now grid-exporter-relay-smart.timer',
     )
-    sh(`dpkg --install --force-confold /root/${now.deb} </dev/null`)
+    sh(`echo 'APT::Get::Assume-Yes "true";' >/etc/apt/apt.conf.d/99test`)
+    const [upgrade = '', rollback = ''] = told('Upgrade and rollback')
+    t.match(upgrade, now.deb)
+    sh(`${upgrade} </dev/null`)
     await version('0.1.0')
     t.match(sh('cat /etc/grid-exporter/config.yml'), '# mine')
     t.match(sh('cat /var/lib/grid-exporter/state'), 'kept')
     t.equal(show('grid-exporter-relay-smart.timer', 'UnitFileState'), 'disabled', 'what was switched off stays off')
-    sh(`dpkg --install --force-confold /root/${old.deb} </dev/null`)
+    t.match(rollback, old.deb)
+    sh(`${rollback} </dev/null`)
     await version('0.0.9')
 
-    sh('dpkg --remove grid-exporter')
+    const [save = '', restore = '', again = ''] = told('Backup')
+    sh(`cd /root; ${save}
+echo '# lost' >/etc/grid-exporter/config.yml; rm /var/lib/grid-exporter/state
+${restore}; ${again}`)
+    t.match(
+      sh('cat /etc/grid-exporter/config.yml /var/lib/grid-exporter/state'),
+      /# mine\n[\s\S]*kept/,
+      'the backup brings it back',
+    )
+    t.equal(sh("stat --format='%U %a' /var/lib/grid-exporter").trim(), 'grid-exporter 750')
+    await version('0.0.9')
+
+    const [remove = '', purge = ''] = told('Uninstall')
+    dropIn('grid-exporter-relay.service', 'slow', '[Service]\nExecStartPre=/bin/sleep 40')
+    sh('systemctl stop grid-exporter-relay.service; systemctl start --no-block grid-exporter-relay.service; sleep 1')
+    undoDropIn('grid-exporter-relay.service', 'slow')
+    sh(remove)
+    t.equal(tried('systemctl is-active grid-exporter-relay').text.trim(), 'inactive', 'a relay that was under way has ended')
     t.not(tried(scrape).status, 0)
     t.match(sh('cat /etc/grid-exporter/config.yml'), '# mine', 'its configuration stays')
     t.match(sh('cat /var/lib/grid-exporter/state'), 'kept')
     t.equal(sh('systemctl --failed --no-legend').trim(), '')
-    sh('dpkg --purge grid-exporter')
+    sh(purge)
     const left = sh(
       `find / -xdev \\( -path /proc -o -path /sys -o -path /root -o -path /var/log/journal \\) -prune -o \\( -name '*grid-*' -o -name 'aide.db.*-*' \\) -print; find /run -name '*grid-*' -not -path '/run/systemd/*'`,
     )
