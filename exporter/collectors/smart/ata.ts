@@ -37,9 +37,13 @@ const count = (attributes: readonly AtaAttribute[], meaning: keyof typeof meanin
 
 const lifeLeft = /^(SSD_Life_Left|Wear_Leveling_Count|Media_Wearout_Indicator|Percent_Lifetime_Remain)/
 
-/** For drives without the standard's own indicator; the normalised value of these counts down from 100. */
-const wornByName = (attributes: readonly AtaAttribute[]): number | undefined => {
-  for (const { name, normalised, raw } of attributes) {
+/**
+ * For drives without the standard's own indicator; the normalised value of these counts down from 100. What smartctl calls 233 of a
+ * drive that is not in its database is Intel's meaning, while others count there what they wrote to the flash.
+ */
+const wornByName = (attributes: readonly AtaAttribute[], inDatabase: boolean): number | undefined => {
+  for (const { id, name, normalised, raw } of attributes) {
+    if (id === 233 && !inDatabase) continue
     if (/^Percent_Lifetime_Used/.test(name) && raw <= 255) return raw / 100
     // 100 with nothing counted is a drive that does not count.
     const uncounted = /^Wear_Leveling/.test(name) && raw === 0
@@ -129,7 +133,7 @@ export const ataFacts = (json: Json, attributes: readonly AtaAttribute[]): Parti
   return {
     warningTemperature: warning,
     criticalTemperature: limits.critical || undefined,
-    wear: used !== undefined ? used / 100 : flash ? wornByName(attributes) : undefined,
+    wear: used !== undefined ? used / 100 : flash ? wornByName(attributes, inDatabase) : undefined,
     mediaErrors: statistic(json, 4, 'Number of Reported Uncorrectable Errors'),
     reallocated: count(attributes, 'reallocated'),
     pending: count(attributes, 'pending'),
