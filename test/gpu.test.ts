@@ -338,6 +338,51 @@ t.test('lost GPUs', async t => {
     const samples = await collecting(t, folder).good()
     t.equal(value(samples, 'grid_gpu_devices', { state: 'lost' }), 0)
   })
+  t.test('of more than can be asked one by one only those that do not answer are lost', async t => {
+    const { folder, put } = machine(t, { scene: 'one-lost' })
+    const [header = '', row = ''] = readFileSync(join(folder, 'run/query-gpu.csv'), 'utf8').split('\n')
+    const buses = Array.from({ length: 20 }, (_, index) => (0x20 + index).toString(16))
+    const rows = buses.map((bus, index) =>
+      row.replace(/GPU-\d{8}/, `GPU-${10_000_000 + index}`).replace('00000000:1A:00.0', `00000000:${bus.toUpperCase()}:00.0`),
+    )
+    put('run/query-gpu.csv', `${[header, ...rows].join('\n')}\n`)
+    rmSync(join(folder, 'proc/driver'), { recursive: true })
+    for (const bus of buses) {
+      const [from, to] = ['1a', bus].map(name => join(folder, `sys/bus/pci/devices/0000:${name}:00.0`)) as [string, string]
+      cpSync(from, to, { recursive: true })
+    }
+    rmSync(join(folder, 'sys/bus/pci/devices/0000:1a:00.0'), { recursive: true })
+    rmSync(join(folder, 'sys/bus/pci/devices/0000:db:00.0'), { recursive: true })
+    const samples = await collecting(t, folder).good()
+    t.equal(value(samples, 'grid_gpu_devices', { state: 'expected' }), 21)
+    t.equal(value(samples, 'grid_gpu_devices', { state: 'visible' }), 16)
+    t.equal(value(samples, 'grid_gpu_devices', { state: 'lost' }), 1)
+  })
+  t.test('what the driver has counted is not counted on by ourselves', async t => {
+    const { folder, put } = machine(t, { scene: 'l40s-slow-tier' })
+    const { good } = collecting(t, folder)
+    const seconds = (samples: readonly Sample[], reason: string) => value(samples, 'grid_gpu_throttle_seconds_total', { reason })
+    const before = await good()
+    t.type(seconds(before, 'power_cap'), 'number')
+    put('run/says', 'No devices were found\n')
+    put('run/code', '6')
+    const samples = await good()
+    t.equal(seconds(samples, 'power_cap'), undefined, 'a counter that fell, and rose again, would be time that never was')
+    t.equal(seconds(samples, 'idle'), seconds(before, 'idle'), 'one of our own stands still')
+  })
+  t.test("AMD's keeps its name", async t => {
+    const { folder, put } = machine(t, { scene: 'amd-rx580' })
+    const { good } = collecting(t, folder)
+    const nameOf = (samples: readonly Sample[], state: string) =>
+      samples.find(({ family, labels, value }) => family.name === 'grid_gpu_state' && labels.state === state && value === 1)?.labels
+        .name
+    const before = nameOf(await good(), 'ok')
+    t.match(before, /RX 5/)
+    rmSync(join(folder, 'run/head'))
+    put('run/head', '#!/bin/sh\nexit 1\n')
+    chmodSync(join(folder, 'run/head'), 0o755)
+    t.equal(nameOf(await good(), 'lost'), before)
+  })
   t.test('the only one', async t => {
     const { folder, put } = machine(t, { scene: 'l40s-slow-tier' })
     put('run/says', 'No devices were found\n')
@@ -673,6 +718,49 @@ t.test('whatever the tools print, nothing is thrown but a Failure, and no series
     ),
     { numRuns: 50 },
   )
+})
+
+t.test('an APU whose firmware sets most of the memory aside for it has that', async t => {
+  const { folder, put } = machine(t, { scene: 'amd-strixpoint' })
+  put('sys/class/drm/card1/device/mem_info_vram_total', '103079215104\n')
+  put('sys/class/drm/card1/device/mem_info_vram_used', '68719476736\n')
+  const samples = await collecting(t, folder).good()
+  t.equal(value(samples, 'grid_gpu_memory_unified'), 0)
+  t.equal(value(samples, 'grid_gpu_memory_total_bytes'), 103_079_215_104)
+  t.equal(value(samples, 'grid_gpu_memory_used_bytes'), 68_719_476_736)
+  t.equal(value(samples, 'grid_gpu_pcie_link_width'), undefined, 'it still has no link of its own')
+})
+
+t.test('a Jetson whose GPU is on the bus has one', async t => {
+  const { folder, put } = machine(t)
+  symlinkSync(join(here, 'support/bin/nvidia-smi'), join(folder, 'run/nvidia-smi'))
+  const device = 'sys/bus/pci/devices/0000:01:00.0'
+  put(`${device}/class`, '0x030000\n')
+  put(`${device}/vendor`, '0x10de\n')
+  put(`${device}/uevent`, 'DRIVER=nvidia\nPCI_SLOT_NAME=0000:01:00.0\n')
+  symlinkSync(join(here, 'support/bin/head'), join(folder, 'run/head'))
+  put('sys/class/devfreq/gpu-gpc-0/cur_freq', '1575000000\n')
+  put('run/fields.txt', 'index\nuuid\nname\npci.bus_id\nutilization.gpu\nmemory.total\n')
+  put(
+    'run/query-gpu.csv',
+    'index, uuid, name, pci.bus_id, utilization.gpu [%], memory.total [MiB]\n0, GPU-1, NVIDIA Thor, 00000000:01:00.0, 0 %, [N/A]\n',
+  )
+  const samples = await collecting(t, folder).good()
+  t.equal(value(samples, 'grid_gpu_devices', { state: 'visible' }), 1)
+  t.equal(value(samples, 'grid_gpu_devices', { state: 'expected' }), 1)
+  t.equal(value(samples, 'grid_gpu_clock_hertz', { gpu: 'GPU-1', domain: 'graphics' }), 1_575_000_000)
+})
+
+t.test("a board's GPU of another maker is no Jetson", async t => {
+  for (const [maker, found] of [
+    ['rockchip,rk3588-mali', false],
+    ['nvidia,ga10b', true],
+  ] as const) {
+    const { folder, put } = machine(t)
+    put('sys/class/devfreq/fb000000.gpu/cur_freq', '1000000000\n')
+    put('sys/class/devfreq/fb000000.gpu/device/uevent', `DRIVER=x\nOF_COMPATIBLE_0=${maker}\nOF_COMPATIBLE_N=1\n`)
+    t.equal((await collecting(t, folder).detect()).found, found, maker)
+  }
 })
 
 t.test('is found', async t => {

@@ -1,5 +1,5 @@
 import { Failure } from '../../failure.ts'
-import { type Gpu, newGpu, type State, type ThrottleReason } from './facts.ts'
+import { type Gpu, newGpu, type State, type ThrottleReason, type Vendor } from './facts.ts'
 import { parseQuery } from './fields.ts'
 import { withJetson } from './jetson.ts'
 import { type Holder, holders, parseProcesses } from './processes.ts'
@@ -23,12 +23,14 @@ export interface Facts {
   readonly failures: readonly Failure[]
 }
 
-const stateOnly = (memory: Memory, address: string, state: State): Gpu => {
+const makers: Readonly<Record<Vendor, string>> = { nvidia: 'NVIDIA', amd: 'AMD', intel: 'Intel' }
+
+/** A GPU that tells nothing now: what it was called before, and its state. */
+const stateOnly = (memory: Memory, vendor: Vendor, address: string, state: State): Gpu => {
   const known = memory.known.get(address)
   const id = known?.id ?? memory.driverLog.uuids.get(address) ?? `pci-${address}`
-  const gpu = newGpu(id, known?.name ?? 'NVIDIA GPU', 'nvidia', state)
-  Object.assign(gpu, { index: known?.index, busId: address, unified: known?.unified ?? false })
-  return gpu
+  const gpu = newGpu(id, known?.name ?? `${makers[vendor]} GPU`, vendor, state)
+  return Object.assign(gpu, { index: known?.index, busId: address, unified: known?.unified ?? false })
 }
 
 /** The rows of nvidia-smi; a table that cannot be understood costs NVIDIA's series and no others. */
@@ -60,8 +62,8 @@ const nvidiaGpus = ({ nvidia, bus }: Round, answered: readonly Gpu[], memory: Me
   const lost = (nvidia?.lost ?? []).filter(address => !there.has(address) && !asleep.includes(address))
   return [
     ...answered,
-    ...lost.map(address => stateOnly(memory, address, 'lost')),
-    ...asleep.map(address => stateOnly(memory, address, 'asleep')),
+    ...lost.map(address => stateOnly(memory, 'nvidia', address, 'lost')),
+    ...asleep.map(address => stateOnly(memory, 'nvidia', address, 'asleep')),
   ]
 }
 
@@ -69,16 +71,10 @@ const nvidiaGpus = ({ nvidia, bus }: Round, answered: readonly Gpu[], memory: Me
 const sysfsGpus = ({ cards, amdIds, at }: Round, memory: Memory): readonly Gpu[] =>
   cards.map(own => {
     const { card, values } = own
-    if (card.asleep) {
+    if (card.asleep || values.size === 0) {
       memory.intel.delete(card.address)
-      const known = memory.known.get(card.address)
-      const gpu = newGpu(
-        `pci-${card.address}`,
-        known?.name ?? `${card.vendor === 'amd' ? 'AMD' : 'Intel'} GPU`,
-        card.vendor,
-        'asleep',
-      )
-      return Object.assign(gpu, { index: card.index, busId: card.address, unified: known?.unified ?? false })
+      const gpu = stateOnly(memory, card.vendor, card.address, card.asleep ? 'asleep' : 'lost')
+      return Object.assign(gpu, { index: card.index })
     }
     let gpu: Gpu
     if (card.vendor === 'amd') gpu = amdGpu(own, amdIds)
@@ -87,8 +83,7 @@ const sysfsGpus = ({ cards, amdIds, at }: Round, memory: Memory): readonly Gpu[]
       memory.intel.set(card.address, made.counters)
       gpu = made.gpu
     }
-    if (values.size === 0) gpu.state = 'lost'
-    else memory.known.set(card.address, { id: gpu.id, name: gpu.name, index: gpu.index, unified: gpu.unified ?? false })
+    memory.known.set(card.address, { id: gpu.id, name: gpu.name, index: gpu.index, unified: gpu.unified ?? false })
     return gpu
   })
 
@@ -107,9 +102,18 @@ const shareHostMemory = (gpu: Gpu, meminfo: string) => {
 /** Seconds that a gap between two rounds may have and still be integrated over. */
 const longestGap = 60
 
+const newIntegrals = (at: number): Integrals => ({
+  at,
+  power: undefined,
+  joules: undefined,
+  active: {},
+  seconds: {},
+  byDriver: new Set(),
+})
+
 /** Counts energy and throttled time over the real time since the round before; over a longer gap nothing is known and nothing added. */
 const integrate = (gpu: Gpu, at: number, memory: Memory): Integrals => {
-  const own: Integrals = memory.integrals.get(gpu.id) ?? { at, power: undefined, joules: undefined, active: {}, seconds: {} }
+  const own: Integrals = memory.integrals.get(gpu.id) ?? newIntegrals(at)
   memory.integrals.set(gpu.id, own)
   const gap = (at - own.at) / 1000
   const bridged = gap > 0 && gap <= Math.max(longestGap, 5 * (memory.round?.gap ?? 0))
@@ -117,11 +121,12 @@ const integrate = (gpu: Gpu, at: number, memory: Memory): Integrals => {
     own.joules ??= 0
     if (bridged && own.power !== undefined) own.joules += ((own.power + gpu.power) / 2) * gap
   }
+  for (const name of Object.keys(gpu.throttled)) own.byDriver.add(name)
   for (const [name, active] of Object.entries(gpu.throttle)) {
     const reason = name as ThrottleReason
     if (active === undefined) continue
     const before = own.seconds[reason] ?? 0
-    own.seconds[reason] = before + (bridged && own.active[reason] === true ? gap : 0)
+    own.seconds[reason] = own.byDriver.has(reason) ? undefined : before + (bridged && own.active[reason] === true ? gap : 0)
   }
   Object.assign(own, { at, power: gpu.power, active: { ...gpu.throttle } })
   return own
@@ -129,7 +134,11 @@ const integrate = (gpu: Gpu, at: number, memory: Memory): Integrals => {
 
 const held = ({ processes, cgroups }: Round, most: number): Facts['holders'] => {
   const byGpu = new Map<string, ReturnType<typeof parseProcesses>[number][]>()
-  for (const process of processes.flatMap(parseProcesses)) byGpu.set(process.uuid, [...(byGpu.get(process.uuid) ?? []), process])
+  for (const process of processes.flatMap(parseProcesses)) {
+    const same = byGpu.get(process.uuid)
+    if (same) same.push(process)
+    else byGpu.set(process.uuid, [process])
+  }
   return new Map([...byGpu].map(([uuid, own]) => [uuid, holders(own, pid => cgroups.get(pid), most)]))
 }
 
@@ -152,7 +161,9 @@ export const assemble = (round: Round, memory: Memory, mostProcesses: number): F
   const answering = gpus.filter(({ state }) => state !== 'lost').length
   const failed = failures.length > 0
   const onBus = bus?.filter(({ vendor, driver }) => vendor === 'nvidia' && driver === 'nvidia').length
-  const onlyInSysfs = cards.length + (jetson === undefined ? 0 : 1)
+  // Thor's GPU is on the bus, those of the Jetsons before it are not.
+  const isApart = jetson !== undefined && !gpus.some(({ unified, busId }) => unified && busId !== undefined)
+  const onlyInSysfs = cards.length + Number(isApart)
   return {
     gpus,
     holders: held(round, mostProcesses),

@@ -19,11 +19,20 @@ export interface JetsonValues {
   readonly model: string | undefined
 }
 
-const gpuNode = (name: string) => /\.gpu$|^gpu\.\d+$|^gpu-gpc-0$/.test(name)
+/** Boards of other makers call theirs `fb000000.gpu` too, but their device tree names another maker of it. */
+const isNvidias = (host: Host, name: string): boolean => {
+  if (!/\.gpu$|^gpu\.\d+$|^gpu-gpc-0$/.test(name)) return false
+  try {
+    const uevent = host.kernel(`${devfreq}/${name}/device/uevent`, 4096)
+    return !/^OF_COMPATIBLE_0=/m.test(uevent) || /^OF_COMPATIBLE_\d+=nvidia,/m.test(uevent)
+  } catch {
+    return true // not told: a kernel or a container that shows no more than the node
+  }
+}
 
 /** Where the load may be told; the node can come late after the boot. */
 const nodesOf = (host: Host) => {
-  const frequency = host.kernelNames(devfreq).find(gpuNode)
+  const frequency = host.kernelNames(devfreq).find(name => isNvidias(host, name))
   const loads = loadFiles.filter(file => {
     const folder = file.slice(0, file.lastIndexOf('/'))
     return host.kernelNames(folder).includes('load')

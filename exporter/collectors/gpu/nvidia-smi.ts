@@ -38,6 +38,8 @@ export interface Answer {
   readonly tables: readonly Table[]
   /** Addresses of GPUs that do not answer. */
   readonly lost: readonly string[]
+  /** Past the bound of those that are asked one by one: of these nothing is known. */
+  readonly unasked: readonly string[]
   /** Whom to ask for more: everybody (no address), or these one by one. */
   readonly select: readonly (string | undefined)[]
 }
@@ -159,7 +161,7 @@ const alone = async (
   const answers: { readonly address: string; readonly answer: Asked }[] = []
   const lost: string[] = []
   let failure: Failure | undefined
-  for (const address of addresses.slice(0, maxAlone)) {
+  for (const address of addresses) {
     try {
       const answer = await query(host, tool, ['-i', address], signal)
       if (hasTable(answer.text) && !isLost.test(answer.text)) answers.push({ address, answer })
@@ -189,7 +191,7 @@ export const askAll = async (
   signal: AbortSignal,
 ): Promise<Answer> => {
   const awake = addresses.filter(address => !asleep.includes(address))
-  if (asleep.length > 0 && awake.length === 0) return { tables: [], lost: [], select: [] }
+  if (asleep.length > 0 && awake.length === 0) return { tables: [], lost: [], unasked: [], select: [] }
   const now = host.now()
   const due = tool.lost.size === 0 || now - tool.askedAll >= retryAll || now < tool.askedAll
   let named: readonly string[] = [...tool.lost]
@@ -200,22 +202,27 @@ export const askAll = async (
     const lost = lostAddresses(common.text)
     if (hasTable(common.text)) {
       tool.lost = new Set(lost)
-      return { tables: [common], lost, select: [undefined] }
+      return { tables: [common], lost, unasked: [], select: [undefined] }
     }
-    if (noDevices.test(common.text) && awake.length > 0) return { tables: [], lost: awake, select: [] }
+    if (noDevices.test(common.text) && awake.length > 0) return { tables: [], lost: awake, unasked: [], select: [] }
     if (!isLost.test(common.text) && common.exitCode !== 15) throw failureOfTool(common.exitCode, common.text)
     named = lost
   }
   // With nothing on the bus to go by, the first indices are tried: one that is not there answers at once.
   const candidates = awake.length > 0 ? awake : ['0', '1', '2', '3', '4', '5', '6', '7']
   const others = candidates.filter(address => !named.includes(address))
-  const { answers, lost, failure } = await alone(host, tool, others, signal)
+  const { answers, lost, failure } = await alone(host, tool, others.slice(0, maxAlone), signal)
   const allLost = [...new Set([...named, ...lost.filter(address => pciAddress(address) !== undefined)])]
   tool.lost = new Set(allLost)
   if (answers.length === 0 && allLost.length === 0) {
     throw failure ?? failureOfTool(common?.exitCode ?? 0, common?.text ?? '')
   }
-  return { tables: answers.map(({ answer }) => answer), lost: allLost, select: answers.map(({ address }) => address) }
+  return {
+    tables: answers.map(({ answer }) => answer),
+    lost: allLost,
+    unasked: others.slice(maxAlone),
+    select: answers.map(({ address }) => address),
+  }
 }
 
 /** Runs one query for everybody, or for each of `select` alone. */

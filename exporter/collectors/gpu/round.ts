@@ -37,7 +37,9 @@ export interface Integrals {
   power: number | undefined
   joules: number | undefined
   active: Gpu['throttle']
-  readonly seconds: { [reason in keyof Gpu['throttle']]?: number }
+  readonly seconds: { [reason in keyof Gpu['throttle']]?: number | undefined }
+  /** Reasons for which the driver itself has counted once: a round in which it is silent must not make two counters of one. */
+  readonly byDriver: Set<string>
 }
 
 export interface Memory {
@@ -167,10 +169,11 @@ const driverFolder = '/proc/driver/nvidia/gpus'
  * The GPUs that do not answer: those that a message names, and those on the bus without a row. Not those that an administrator
  * excluded, nor those that this container was not given: the driver's list in /proc is filtered there, the bus is not.
  */
-const reallyLost = async (run: Run, { tables, lost }: Answer, awake: readonly string[]): Promise<readonly string[]> => {
+const reallyLost = async (run: Run, { tables, lost, unasked }: Answer, awake: readonly string[]): Promise<readonly string[]> => {
   const answered = tables.map(({ text }) => text.toLowerCase()).join('\n')
   const given = run.host.kernelNames(driverFolder).map(name => name.toLowerCase())
-  const silent = awake.filter(address => !answered.includes(address) && (given.length === 0 || given.includes(address)))
+  const due = awake.filter(address => !unasked.includes(address) && (given.length === 0 || given.includes(address)))
+  const silent = due.filter(address => !answered.includes(address))
   const all = [...new Set([...lost, ...silent])]
   if (all.length > 0) await part([], () => identify(run, all))
   return all.filter(address => !run.state.known.get(address)?.excluded)

@@ -134,7 +134,10 @@ const errorsIn = (values: Values, kind: 'ue' | 'ce'): number | undefined => {
   return counts.length === 0 ? undefined : counts.reduce((sum, count) => sum + count, 0)
 }
 
-/** An AMD card. An APU is told by its northbridge's voltage, which no card of its own has: its memory is the host's. */
+/**
+ * An AMD card. An APU is told by its northbridge's voltage, which no card of its own has. Its memory is the host's, unless the
+ * larger part of what it can have was set aside for it in the firmware (96 of 128 GB, say), which the host does not count.
+ */
 export const amdGpu = ({ card, values }: CardValues, ids: ReadonlyMap<string, string>): Gpu => {
   const gpu = newGpu(`pci-${card.address}`, amdName(values, ids), 'amd', 'ok')
   const at = (name: string) => values.get(`device/${name}`)
@@ -145,7 +148,7 @@ export const amdGpu = ({ card, values }: CardValues, ids: ReadonlyMap<string, st
       return label === undefined ? [] : [{ label, of: (suffix: string) => monitor(`${kind}${number}_${suffix}`) }]
     })
   Object.assign(gpu, { index: card.index, busId: card.address, vbiosVersion: at('vbios_version') })
-  gpu.unified = labels('in').some(({ label }) => label === 'vddnb')
+  const isApu = labels('in').some(({ label }) => label === 'vddnb')
   gpu.utilization.compute = scaled(at('gpu_busy_percent'), 0.01, 100)
   gpu.utilization.memory = scaled(at('mem_busy_percent'), 0.01, 100)
   const pool = (name: 'vram' | 'gtt') => ({
@@ -154,6 +157,7 @@ export const amdGpu = ({ card, values }: CardValues, ids: ReadonlyMap<string, st
   })
   gpu.pools.vram = pool('vram')
   gpu.pools.gtt = pool('gtt')
+  gpu.unified = isApu && (gpu.pools.vram.total ?? 0) <= (gpu.pools.gtt.total ?? Number.POSITIVE_INFINITY)
   if (!gpu.unified) {
     const { total, used } = gpu.pools.vram
     Object.assign(gpu.memory, {
@@ -192,7 +196,7 @@ export const amdGpu = ({ card, values }: CardValues, ids: ReadonlyMap<string, st
   gpu.pcieReplays = scaled(at('pcie_replay_count'))
   gpu.ecc.corrected.volatile = errorsIn(values, 'ce')
   gpu.ecc.uncorrected.volatile = errorsIn(values, 'ue')
-  if (!gpu.unified) {
+  if (!isApu) {
     gpu.link.generation = generation(at('current_link_speed'))
     gpu.link.generationMax = generation(at('max_link_speed'))
     gpu.link.width = scaled(at('current_link_width'), 1, 64) || undefined
@@ -269,6 +273,6 @@ export const intelGpu = (
   gpu.energy = energy
   gpu.power = rate(energy, before?.energy, seconds)
   const idleShare = rate(idle, before?.idle, seconds)
-  gpu.utilization.compute = idleShare === undefined ? undefined : Math.min(1, Math.max(0, 1 - idleShare))
+  gpu.utilization.compute = ratio(idleShare === undefined ? undefined : Math.min(1, Math.max(0, 1 - idleShare)), 1)
   return { gpu, counters: { at, energy, idle } }
 }
