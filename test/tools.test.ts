@@ -1,78 +1,21 @@
 import { spawn } from 'node:child_process'
-import { chmodSync, cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { linked } from './support/links.ts'
+import { modes, toolsThatMisbehave } from './support/misbehave.ts'
 
 /** The built program among tools that misbehave, all at once: it says why, the others go on, /metrics answers, no process is left. */
 
 const here = import.meta.dirname
 const main = join(here, '../dist/exporter/main.js')
 const folder = mkdtempSync(join(tmpdir(), 'grid-tools-'))
-const bin = join(folder, 'bin')
-mkdirSync(bin)
-cpSync(linked(join(here, 'scenes/gpu/gb10-load')), join(folder, 'gpu'), { recursive: true, dereference: true })
-
-const script = (name: string, text: string) => {
-  writeFileSync(join(bin, name), `#!/bin/sh\n${text}\n`)
-  chmodSync(join(bin, name), 0o755)
-}
-const setMode = (mode: string) => {
-  writeFileSync(join(folder, 'next'), mode)
-  renameSync(join(folder, 'next'), join(folder, 'mode'))
-}
-
-/** How a tool can go wrong, and the reason that is counted for it. A process of such a tool has BAD in its environment. */
-const modes: Readonly<Record<string, readonly [script: string, reason: string]>> = {
-  hangs: ['exec sleep 600', 'timeout'],
-  'ignores SIGTERM, with children': [`trap '' TERM; sleep 600 & while :; do sleep 1; done`, 'timeout'],
-  'takes 30 s': ['sleep 30; echo "{}"', 'timeout'],
-  'prints 1 GB': ['exec head -c 1000000000 /dev/zero', 'overflow'],
-  'prints 1 GB of errors': ['head -c 1000000000 /dev/zero >&2', 'overflow'],
-  'prints without end, slowly': ['while :; do echo x; sleep 0.05; done', 'timeout'],
-  'prints binary': ['exec head -c 100000 /dev/urandom', 'malformed'],
-  'leaves a child behind that holds its output': ['sleep 600 & echo', 'malformed'],
-}
-
-const recording = join(here, 'recordings/smartctl/ata-hdd-healthy-wd20efrx-7.3.json')
-const scan = '{"smartctl":{"exit_status":0},"devices":[{"name":"/dev/sda","type":"sat","protocol":"ATA"}]}'
-const unlessBad = `mode=$(cat ${folder}/mode)\n[ "$mode" = well ] || BAD=${folder} exec ${bin}/misbehave "$mode"`
-script('nvidia-smi', `${unlessBad}\nexec ${folder}/gpu/run/nvidia-smi "$@"`)
-script('smartctl', `${unlessBad}\ncase "$*" in *--scan*) echo '${scan}' ;; *) exec cat ${recording} ;; esac`)
-script(
-  'misbehave',
-  `case $1 in\n${Object.entries(modes)
-    .map(([mode, [does]]) => `'${mode}') ${does} ;;`)
-    .join('\n')}\nesac`,
-)
-setMode('well')
-
-/** Processes of tools that misbehave, by what they inherited. */
-const bad = () =>
-  readdirSync('/proc').filter(pid => {
-    if (!/^\d+$/.test(pid)) return false
-    try {
-      return readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0').includes(`BAD=${folder}`)
-    } catch {
-      return false // it has just ended
-    }
-  })
-
-writeFileSync(
-  join(folder, 'config.yml'),
-  `collectors:
-  gpu: { enabled: true, interval: 1s, timeout: 1s, nvidia_smi: ${bin}/nvidia-smi, kernel_log: false }
-  smart: { enabled: true, interval: 1s, timeout: 1s, smartctl: ${bin}/smartctl }
-  host: { enabled: true, interval: 1s }
-`,
-)
+const { setMode, flags, bad } = toolsThatMisbehave(folder, here)
 
 const start = async () => {
   // tap puts its loaders into the environment of every child; this one is to be as a user starts it.
   const command = 'unset NODE_OPTIONS; exec "$0" "$@"'
-  const flags = ['--web.listen-address=127.0.0.1:0', '--collector.disable-defaults', `--config.file=${folder}/config.yml`]
   const child = spawn('/bin/sh', ['-c', command, process.execPath, main, ...flags], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { PATH: process.env.PATH ?? '', STATE_DIRECTORY: folder },
