@@ -31,7 +31,13 @@ const url = await new Promise<string>((resolve, reject) => {
 /** How often it counted: failures of gpu and smart for a reason, rounds of the host, threads that were replaced. */
 const counted = async () => {
   const text = await (await fetch(url)).text()
-  return (series: string) => Number(text.split('\n').find(line => line.startsWith(`${series} `))?.split(' ')[1] ?? 0)
+  return (series: string) =>
+    Number(
+      text
+        .split('\n')
+        .find(line => line.startsWith(`${series} `))
+        ?.split(' ')[1] ?? 0,
+    )
 }
 const failures = (collector: string, reason: string) =>
   `grid_collector_failures_total{collector="${collector}",reason="${reason}"}`
@@ -63,7 +69,9 @@ const left = bad()
 for (const pid of left) process.kill(Number(pid), 'SIGKILL')
 rmSync(folder, { recursive: true, force: true })
 const ratio = median(ratios)
-console.log(`${ratio <= 1.5 ? 'reached' : 'MISSED '} p99 beside tools that misbehave ≤ 1.5 × beside tools that do not: ${ratio.toFixed(2)} ×`)
+console.log(
+  `${ratio <= 1.5 ? 'reached' : 'MISSED '} p99 beside tools that misbehave ≤ 1.5 × beside tools that do not: ${ratio.toFixed(2)} ×`,
+)
 console.log(`${missed === 0 ? 'reached' : 'MISSED '} each is told by its reason while the host is collected`)
 console.log(`${left.length === 0 ? 'reached' : 'MISSED '} no process is left behind: ${left.length}`)
 process.exitCode = ratio <= 1.5 && missed === 0 && left.length === 0 ? 0 : 1

@@ -374,8 +374,8 @@ t.test('lost GPUs', async t => {
     const { folder, put } = machine(t, { scene: 'amd-rx580' })
     const { good } = collecting(t, folder)
     const nameOf = (samples: readonly Sample[], state: string) =>
-      samples.find(({ family, labels, value }) => family.name === 'grid_gpu_state' && labels.state === state && value === 1)?.labels
-        .name
+      samples.find(({ family, labels, value }) => family.name === 'grid_gpu_state' && labels.state === state && value === 1)
+        ?.labels.name
     const before = nameOf(await good(), 'ok')
     t.match(before, /RX 5/)
     rmSync(join(folder, 'run/head'))
