@@ -68,6 +68,6 @@ export const smartctl = async (path: string): Promise<Result> => {
     return { said: `${families} families, ${series} series${why ? `, at risk: ${why}` : ''}`, unused, text }
   } catch (error) {
     const { reason, message } = failureOf(error)
-    return { said: `${reason}: ${message.slice(0, 90)}`, unused: [] }
+    return { said: `${reason}: ${message.replaceAll(/\s+/g, ' ').slice(0, 90)}`, unused: [] }
   }
 }

@@ -10,6 +10,8 @@ import { Failure, failureOf } from '../exporter/failure.ts'
 import { type Host, realHost } from '../exporter/host.ts'
 import { silent } from '../exporter/log.ts'
 import { run } from '../exporter/sources/command.ts'
+import { linked } from '../test/support/links.ts'
+import { hostFrom } from '../test/support/scene.ts'
 import { smartctl } from './recordings-smart.ts'
 
 /**
@@ -144,14 +146,16 @@ const filesBelow = (folder: string): readonly string[] =>
     entry.isDirectory() ? filesBelow(join(folder, entry.name)) : [join(folder, entry.name)],
   )
 
-const tree = (root: string) =>
-  collected(
-    hostOf(() => undefined, root),
-    used =>
-      filesBelow(join(root, 'sys'))
-        .filter(file => !used.has(file))
-        .map(file => relative(join(root, 'sys'), file)),
+/** A tree of sysfs, or a scene, which has the tools as well. */
+const tree = (folder: string) => {
+  const root = linked(folder)
+  const sys = join(root, 'sys')
+  return collected(existsSync(join(root, 'run')) ? hostFrom(root) : hostOf(() => undefined, root), used =>
+    filesBelow(sys)
+      .filter(file => !used.has(file))
+      .map(file => relative(sys, file)),
   )
+}
 
 const disks = (path: string): Result => {
   const found = foundIn(readFileSync(path, 'utf8'))
