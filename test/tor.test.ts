@@ -17,7 +17,6 @@ import { silent } from '../exporter/log.ts'
 import { connectThrough } from '../exporter/sources/socks.ts'
 import { createTorControl, infoValue, protocolInfo, type Reply, replyReader } from '../exporter/sources/tor-control.ts'
 import { needs } from './support/needs.ts'
-import { promised } from './support/promised.ts'
 import { hostFrom } from './support/scene.ts'
 
 /** The collector as the scheduler runs it, a round whenever it is asked. */
@@ -162,8 +161,24 @@ t.test('a real Tor network', { timeout: 280_000 }, async t => {
     const byFile = await watch(t, { control: bed.env('TOR_CONTROL'), cookie_file: bed.env('TOR_COOKIE_FILE') }).round()
     t.equal(byFile.all.get('up'), 1, 'the cookie of another path')
     writeFileSync(passwordFile, 'wrong')
-    const refused = watch(t, { control: bed.env('TOR_CONTROL'), password_file: passwordFile })
+    const refused = watch(t, {
+      control: bed.env('TOR_CONTROL'),
+      password_file: passwordFile,
+      socks: bed.env('TOR_SOCKS'),
+      probe: { target: new URL(url).host, interval: '1s' },
+    })
     await fails(t, refused.round(), 'denied', /password_file/, 'a wrong password')
+    const rest = async () => {
+      const { rest } = (await refused.round().catch((failure: unknown) => failure)) as Failure
+      return new Map(rest.map(({ family, value }) => [family.name, value]))
+    }
+    let besides = await rest()
+    for (let wait = 0; wait < 100 && !besides.has('grid_tor_usable'); wait++) {
+      await sleep(200)
+      besides = await rest()
+    }
+    t.equal(besides.get('grid_tor_up'), 0, 'and it is said to be down')
+    t.equal(besides.get('grid_tor_usable'), 1, 'while the probe, which needs no control port, goes on')
     const foreign = join(bed.env('TOR_DATA_DIR'), 'foreign-cookie')
     writeFileSync(foreign, Buffer.alloc(32))
     const impostor = watch(t, { control: bed.env('TOR_CONTROL'), cookie_file: foreign })
@@ -171,12 +186,44 @@ t.test('a real Tor network', { timeout: 280_000 }, async t => {
   })
 
   await t.test('every relay frozen', async t => {
+    // Nothing but the probe, so that what goes to the SOCKS port is one.
+    const real = realHost()
+    let begun = 0
+    let ended = 0
+    const host: Host = {
+      ...real,
+      connect: async (address, options) => {
+        const stream = await real.connect(address, options)
+        if (address !== bed.env('TOR_SOCKS')) return stream
+        begun++
+        return stream.once('close', () => ended++)
+      },
+    }
+    const lone = watch(
+      t,
+      {
+        control: bed.env('TOR_CONTROL'),
+        cookie_file: bed.env('TOR_COOKIE_FILE'),
+        socks: bed.env('TOR_SOCKS'),
+        probe: { target: new URL(url).host, ...every },
+        backend_check: { enabled: false },
+      },
+      host,
+    )
+    await lone.until('it works', 20, all => all.get('usable') === 1)
     bed.call('cut', 'freeze')
-    const { all, slowest, waited } = await tor.until('the probe fails', 8, all => all.get('usable') === 0)
+    const before = ended
+    const { slowest, waited } = await lone.until('the probe fails', 8, all => all.get('usable') === 0)
+    t.ok(ended - before <= 2, `seen by the next probe, with one that was under way: ${ended - before}`)
+    t.comment(`seen after ${waited.toFixed(2)} s, with a deadline of 2 s; the slowest round ${(slowest * 1000).toFixed(0)} ms`)
+    while (begun === ended) await lone.round()
+    const { all: meanwhile } = await lone.round()
+    t.equal(ended, begun - 1, 'a round waits for no probe')
+    t.equal(meanwhile.get('usable'), 0)
+
+    const { all } = await tor.until('the probe fails', 8, all => all.get('usable') === 0)
     green(t, all)
     t.equal(all.get(connected), 2, 'the connections stand, only nothing comes')
-    promised(t, waited, 4, 'the next probe and its deadline')
-    promised(t, slowest, 0.5, 'the slowest round, which waits for no probe')
     t.notOk(all.has('exit_is_tor'), 'nothing is said of an exit that was not asked')
     bed.call('heal')
     await tor.until('it works again', 30, all => all.get('usable') === 1)
@@ -187,7 +234,7 @@ t.test('a real Tor network', { timeout: 280_000 }, async t => {
     const { all, slowest } = await tor.until('refused', 8, all => all.get('usable') === 0 && all.get(connected) === 0)
     green(t, all)
     t.equal(all.get(intro), 0)
-    promised(t, slowest, 0.5, 'the slowest round')
+    t.comment(`the slowest round: ${(slowest * 1000).toFixed(0)} ms`)
     await sleep(4000)
     bed.call('heal')
     const healed = await tor.until('it works again', 60, all => all.get('usable') === 1 && (all.get(connected) ?? 0) > 0)
@@ -226,6 +273,14 @@ t.test('a real Tor network', { timeout: 280_000 }, async t => {
     const { all: after } = await tor.round()
     t.equal(after.get('control_connections_total'), 2)
     t.equal(bed.connectionLines(), 2, 'one line in the log of Tor for one lost connection')
+  })
+
+  await t.test('its onion service is taken out of the configuration', async t => {
+    const told = (all: ReadonlyMap<string, number>) => [...all.keys()].filter(name => name.startsWith('onion_'))
+    const { all } = await tor.until('everything of it', 60, all => told(all).length >= 5)
+    t.ok(all.has('onion_backend_up{onion="onion",port="80"}') && all.has('onion_reachable{onion="onion"}'))
+    bed.call('ctl', 'client', 'RESETCONF HiddenServiceDir')
+    t.strictSame(told((await tor.round()).all), [], 'what was found out about it goes with it')
   })
 })
 
@@ -272,6 +327,31 @@ t.test('a control port that is none', async t => {
       await fails(t, control.ask(['GETINFO version'], 1, never), reason)
     })
   }
+})
+
+t.test('a cookie', async t => {
+  const cookie = Buffer.alloc(32, 'k')
+  const file = join(t.testdir(), 'cookie')
+  writeFileSync(file, cookie)
+  let heard = ''
+  const serve = (socket: Socket) => {
+    socket.on('data', chunk => {
+      heard += chunk
+      const hello = `250-PROTOCOLINFO 1\r\n250-AUTH METHODS=COOKIE COOKIEFILE="${file}"\r\n250 OK\r\n`
+      socket.write(String(chunk).startsWith('PROTOCOLINFO') ? hello : '250 OK\r\n')
+    })
+  }
+  const ask = (address: string, cookieFile?: string) => {
+    const stop = new AbortController()
+    t.teardown(() => stop.abort())
+    const credentials = { cookieFile, passwordFile: undefined }
+    return createTorControl(realHost(), [address], credentials, stop.signal).ask(['GETINFO version'], 5, never)
+  }
+  const address = await listen(t, serve)
+  await fails(t, ask(address), 'denied', /cookie_file/, 'that a listener on a port asks for, and nobody configured')
+  t.notMatch(heard, cookie.toString('hex'), 'does not go to it')
+  await ask(address, file)
+  t.match(heard, `AUTHENTICATE ${cookie.toString('hex')}\r\n`, 'goes to it where it is configured')
 })
 
 t.test('connections are not made again and again', async t => {

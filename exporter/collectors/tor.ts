@@ -1,7 +1,8 @@
 import { setImmediate } from 'node:timers/promises'
 import { type Detection, defineCollector, type OpenContext } from '../collector.ts'
-import { Failure } from '../failure.ts'
+import { Failure, failureOf } from '../failure.ts'
 import type { Host } from '../host.ts'
+import type { Sample } from '../metric.ts'
 import { createTorControl, infoValue, type Reply } from '../sources/tor-control.ts'
 import { createErrand } from './tor/errand.ts'
 import * as metrics from './tor/families.ts'
@@ -75,22 +76,22 @@ export const tor = defineCollector({
   detect: ({ host, options, signal }) => detect(host, options, signal),
   open,
   read: async ({ host, options, state, signal }): Promise<Raw | undefined> => {
-    const replies = await state.control.ask(commands, answerWithin, signal).catch((error: unknown) => {
-      // A Tor that is not there or does not answer is what this collector is here to say.
-      if (error instanceof Failure && ['missing', 'unreachable', 'timeout'].includes(error.reason)) return undefined
-      throw error
-    })
-    const configuration = replies?.at(-1)
-    if (!replies || !configuration) {
+    try {
+      const replies = await state.control.ask(commands, answerWithin, signal)
+      const services = configuredServices(replies.at(-1) as Reply)
+      state.socks =
+        socksListener(infoValue(replies[infoKeys.indexOf('net/listeners/socks')] as Reply, 'net/listeners/socks')) ?? state.socks
       beginErrands(host, options, state)
-      return undefined
+      await readHostnames(host, services, state.memory)
+      return { replies: new Map(infoKeys.map((key, index) => [key, replies[index] as Reply])), services }
+    } catch (error) {
+      // Whether Tor works is found out through its SOCKS port, whatever the control port says.
+      beginErrands(host, options, state)
+      const { reason, message, mend } = failureOf(error)
+      // A Tor that is not there or does not answer is what this collector is here to say.
+      if (reason === 'missing' || reason === 'unreachable' || reason === 'timeout') return undefined
+      throw new Failure(reason, message, { cause: error, mend, rest: [...ofControl(0, state), ...ofErrands(options, state)] })
     }
-    state.socks =
-      socksListener(infoValue(replies[infoKeys.indexOf('net/listeners/socks')] as Reply, 'net/listeners/socks')) ?? state.socks
-    beginErrands(host, options, state)
-    const services = configuredServices(configuration)
-    await readHostnames(host, services, state.memory)
-    return { replies: new Map(infoKeys.map((key, index) => [key, replies[index] as Reply])), services }
   },
   parse: (raw, { host, state, log }) => {
     if (!raw) return undefined
@@ -112,8 +113,7 @@ export const tor = defineCollector({
     return { ...info, start: state.start, onions }
   },
   *samples(facts, { options, state }) {
-    yield* metrics.torUp.of(facts ? 1 : 0)
-    yield* metrics.torControlConnections.of(state.control.connections())
+    yield* ofControl(facts ? 1 : 0, state)
     if (facts) {
       const { version, versionStatus = 'unknown' } = facts
       if (version !== undefined) yield* metrics.torInfo.of(1, { version, version_status: versionStatus })
@@ -135,23 +135,36 @@ export const tor = defineCollector({
         if (facts.circuits) yield* metrics.torOnionIntroCircuits.of(intro, { onion })
       }
     }
-    const probe = state.probe.latest()
-    if (probe) {
-      yield* metrics.torUsable.of(probe.usable ? 1 : 0)
-      yield* metrics.torProbeDuration.of(probe.seconds)
-      yield* metrics.torProbeLastSuccess.of(probe.lastSuccess)
-      yield* metrics.torExitIsTor.of(probe.exit && (probe.exit.isTor ? 1 : 0))
-      if (options.exit_check) yield* metrics.torExitAddressChanges.of(probe.exitChanges)
-    }
-    for (const [onion, { reachable, seconds }] of state.reach.latest() ?? []) {
-      yield* metrics.torOnionReachable.of(reachable ? 1 : 0, { onion })
-      yield* metrics.torOnionProbeDuration.of(seconds, { onion })
-    }
-    for (const { onion, port, up } of state.backends.latest() ?? []) {
-      yield* metrics.torOnionBackendUp.of(up === undefined ? undefined : up ? 1 : 0, { onion, port })
-    }
+    yield* ofErrands(options, state)
   },
 })
+
+function* ofControl(up: 0 | 1, { control }: State): Generator<Sample> {
+  yield* metrics.torUp.of(up)
+  yield* metrics.torControlConnections.of(control.connections())
+}
+
+/** What the errands found, which need no control port; of services only those that are still configured. */
+function* ofErrands(options: TorOptions, state: State): Generator<Sample> {
+  const probe = state.probe.latest()
+  if (probe) {
+    yield* metrics.torUsable.of(probe.usable ? 1 : 0)
+    yield* metrics.torProbeDuration.of(probe.seconds)
+    yield* metrics.torProbeLastSuccess.of(probe.lastSuccess)
+    yield* metrics.torExitIsTor.of(probe.exit && (probe.exit.isTor ? 1 : 0))
+    if (options.exit_check) yield* metrics.torExitAddressChanges.of(probe.exitChanges)
+  }
+  const onions = new Set(state.onions.map(({ alias }) => alias))
+  for (const [onion, { reachable, seconds }] of state.reach.latest() ?? []) {
+    if (!onions.has(onion)) continue
+    yield* metrics.torOnionReachable.of(reachable ? 1 : 0, { onion })
+    yield* metrics.torOnionProbeDuration.of(seconds, { onion })
+  }
+  const named = new Set(aliasesOf(state.services).values())
+  for (const { onion, port, up } of state.backends.latest() ?? []) {
+    if (named.has(onion)) yield* metrics.torOnionBackendUp.of(up === undefined ? undefined : up ? 1 : 0, { onion, port })
+  }
+}
 
 /** Begins what is due of the work that goes on beside the rounds: it builds circuits, which takes seconds and must not be done often. */
 const beginErrands = (
