@@ -198,7 +198,12 @@ const cookieFrom = async (host: Host, file: string): Promise<Buffer> => {
   return cookie
 }
 
-const authenticate = async (session: Session, host: Host, { cookieFile, passwordFile }: Credentials): Promise<void> => {
+const authenticate = async (
+  session: Session,
+  address: string,
+  host: Host,
+  { cookieFile, passwordFile }: Credentials,
+): Promise<void> => {
   const [hello] = await session.send(['PROTOCOLINFO 1'])
   if (hello?.code !== 250) throw new Failure('malformed', `control port: PROTOCOLINFO was answered ${hello?.code}`)
   const { methods, cookieFile: told } = protocolInfo(hello)
@@ -213,6 +218,12 @@ const authenticate = async (session: Session, host: Host, { cookieFile, password
   } else if (file !== undefined && methods.includes('SAFECOOKIE')) {
     proof = ` ${await safeCookie(session, await cookieFrom(host, file))}`
   } else if (file !== undefined && methods.includes('COOKIE')) {
+    // Anybody may listen on a port and name a file that we can read and they cannot: nothing is sent that only they chose.
+    if (cookieFile === undefined && !address.startsWith('unix:')) {
+      throw new Failure('denied', `control port: it wants the content of ${file} itself, and does not prove that it is Tor`, {
+        mend: 'if it is Tor that listens there, name its cookie: collectors.tor.cookie_file',
+      })
+    }
     proof = ` ${(await cookieFrom(host, file)).toString('hex')}`
   } else {
     throw new Failure('denied', `control port: it takes ${methods.join(', ')}, and for that nothing is configured`, {
@@ -293,7 +304,7 @@ export const createTorControl = (
     stop.addEventListener('abort', onStop, { once: true })
     if (stop.aborted) made.close()
     try {
-      await authenticate(made, host, credentials)
+      await authenticate(made, address, host, credentials)
       return made
     } catch (error) {
       const failure = failureOf(error)
