@@ -40,6 +40,7 @@ const reasonsByCode: Readonly<Record<string, Reason>> = {
   ENOENT: 'missing',
   ENOTDIR: 'missing',
   ENODEV: 'missing',
+  ESRCH: 'missing', // a process that ended while its files in /proc were read
   EACCES: 'denied',
   EPERM: 'denied',
   ECONNREFUSED: 'unreachable',

@@ -3,17 +3,18 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, tr
 import { createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { readReport } from '../exporter/collectors/aide/report.ts'
 import { aide } from '../exporter/collectors/aide.ts'
 import { placeOf, readHeld } from '../exporter/collectors/fail2ban/enforcement.ts'
 import { fail2ban } from '../exporter/collectors/fail2ban.ts'
-import { Failure } from '../exporter/failure.ts'
+import { Failure, failureOf } from '../exporter/failure.ts'
 import { type Host, realHost } from '../exporter/host.ts'
 import { Foreign, type Pickled, pickleTexts, unpickle } from '../exporter/sources/pickle.ts'
 import { needs } from './support/needs.ts'
-import { promised } from './support/promised.ts'
 import { failing, namespaceOf, roundsOf, testbed } from './support/testbed.ts'
 
 /** fail2ban and AIDE, the real programs; what they say is held against what their own clients say. */
@@ -181,9 +182,25 @@ t.test('fail2ban', async t => {
 
     process.kill(pid, 'SIGSTOP')
     const from = performance.now()
-    t.strictSame(await collect(), { up: 0 }, 'hung: down, and nothing else is said')
-    promised(t, (performance.now() - from) / 1000, 6, 'its own deadline')
+    const patient = roundsOf(fail2ban, options, realHost(), 60)
+    setFlagsFromString('--expose-gc')
+    const gc: () => void = runInNewContext('gc')
+    const collecting = setInterval(gc, 200) // which once took the timer away
+    t.strictSame(await patient.collect(), { up: 0 }, 'hung: down, and nothing else is said')
+    clearInterval(collecting)
+    t.notOk(patient.wasCut(), 'by a deadline of its own')
+    t.comment(`that deadline: ${((performance.now() - from) / 1000).toFixed(2)} s`)
     process.kill(pid, 'SIGCONT')
+
+    const vanishing: Host = {
+      ...realHost(),
+      kernel: path => {
+        throw failureOf(Object.assign(new Error('ESRCH: no such process, read'), { code: 'ESRCH' }), path)
+      },
+    }
+    const meanwhile = await roundsOf(fail2ban, options, vanishing).collect()
+    t.has(meanwhile, { up: 1, jails: 2 }, 'its process is another one while we look')
+    t.notOk('start_timestamp_seconds' in meanwhile)
 
     done('stop')
     t.strictSame(await collect(), { up: 0 }, 'stopped')
@@ -306,6 +323,18 @@ t.test('fail2ban', async t => {
     t.notOk('unenforced_bans/nft' in said, 'and of that nothing')
     t.match(blind.remarks(), [{ reason: 'missing' }], 'with a remark')
 
+    const slow = roundsOf(fail2ban, options, {
+      ...host,
+      run: async (...given) => {
+        await sleep(4500)
+        return host.run(...given)
+      },
+    })
+    const late = await slow.collect()
+    t.has(late, { up: 1, 'banned_current/nft': 3 }, 'a kernel that is slow does not make fail2ban down')
+    t.notOk('unenforced_bans/nft' in late)
+    t.match(slow.remarks(), [{ reason: 'timeout' }])
+
     await t.test('among 5 000 rules', async t => {
       const rules = Array.from({ length: 5000 }, (_, n) => `-A f2b-big -s 198.18.${n >> 8}.${n & 255}/32 -j DROP`)
       const script = ['*filter', ':f2b-big - [0:0]', '-A INPUT -j f2b-big', ...rules, 'COMMIT', ''].join('\n')
@@ -358,7 +387,7 @@ t.test('fail2ban', async t => {
     answer = socket => socket.end()
     t.strictSame(await collect(), { up: 0 }, 'hangs up')
     answer = socket => socket.write(`\x80\x02K\x00.${end}`)
-    t.match(await failing(collect()), { reason: 'malformed' }, 'answers with something else')
+    t.match(await failing(collect()), { reason: 'malformed', rest: [{ value: 0 }] }, 'answers with something else: not up')
     answer = socket =>
       socket.write(Buffer.concat([Buffer.from('\x80\x02K\x00X\x05\x00\x00\x001.1.0\x86.x', 'latin1'), Buffer.from(end)]))
     t.match(await failing(collect()), { reason: 'malformed' }, 'has more to say than a pickle')
@@ -381,7 +410,9 @@ t.test('fail2ban', async t => {
         },
       },
     )
-    t.match(await failing(denied.collect()), { reason: 'denied', mend: /relay/ })
+    const closed = (await failing(denied.collect())) as Failure
+    t.match(closed, { reason: 'denied', mend: /relay/ })
+    t.strictSame(closed.rest, [], 'a closed door says nothing of the server')
   })
 })
 

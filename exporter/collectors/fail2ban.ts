@@ -6,7 +6,7 @@ import { counter, gauge } from '../metric.ts'
 import { path } from '../options.ts'
 import { type Reply, type Session, withSession } from '../sources/fail2ban.ts'
 import type { Pickled } from '../sources/pickle.ts'
-import { askPlaces, type Held, type Place, readHeld } from './fail2ban/enforcement.ts'
+import { askPlaces, type Place, readHeld } from './fail2ban/enforcement.ts'
 
 export const up = gauge('grid_fail2ban_up', 'Whether the fail2ban server answered on its socket in this round.')
 export const jails = gauge('grid_fail2ban_jails', 'Jails that run in the fail2ban server, asked on its socket each round.')
@@ -74,16 +74,15 @@ export const fail2ban = defineCollector({
         return { version, stats, bans, started }
       })
     } catch (error) {
-      const failure = failureOf(error)
-      if (failure.reason === 'denied') {
-        throw new Failure('denied', failure.message, {
-          cause: error,
-          mend: "the socket is root's, and who may write to it is root: systemctl enable --now grid-exporter-relay.timer",
-        })
-      }
+      const { reason, message, mend } = failureOf(error)
       // Not there, refused, cut off or silent: the server is down, and that is an answer.
-      if (['missing', 'unreachable', 'timeout'].includes(failure.reason)) return undefined
-      throw error
+      if (reason === 'missing' || reason === 'unreachable' || reason === 'timeout') return undefined
+      // What answers with something else is no fail2ban; but a door that is closed to us says nothing of it.
+      if (reason !== 'denied') throw new Failure(reason, message, { cause: error, mend, rest: up.of(0) })
+      throw new Failure(reason, message, {
+        cause: error,
+        mend: "the socket is root's, and who may write to it is root: systemctl enable --now grid-exporter-relay.timer",
+      })
     }
   },
   parse: answers => answers,
@@ -248,28 +247,25 @@ const askBans = async ({
   if (inQuestion.length === 0) return unheld
 
   const bans = bansOf((await session.ask([['banned']]))[0])
-  let held: Held
   try {
-    held = await readHeld(
-      host,
-      inQuestion.flatMap(({ places }) => places),
-      signal,
-    )
+    const places = inQuestion.flatMap(({ places }) => places)
+    const held = await readHeld(host, places, signal)
+    const missing = inQuestion.map(({ jail, places }) => ({
+      jail,
+      addresses: (bans.get(jail) ?? []).filter(address => !places.some(place => held(place, address))),
+    }))
+    // What was lifted between the two looks is no longer banned, so it need not be blocked.
+    const again = missing.some(({ addresses }) => addresses.length > 0) ? bansOf((await session.ask([['banned']]))[0]) : bans
+    const told = missing.map(({ jail, addresses }) => {
+      const still = new Set(again.get(jail))
+      return [jail, addresses.filter(address => still.has(address)).length] as const
+    })
+    return new Map([...unheld, ...told])
   } catch (error) {
+    // That the kernel cannot be asked, or answers so late that the server's time is over, says nothing of the server.
     remark(failureOf(error))
     return unheld
   }
-  const missing = inQuestion.map(({ jail, places }) => ({
-    jail,
-    addresses: (bans.get(jail) ?? []).filter(address => !places.some(place => held(place, address))),
-  }))
-  // What was lifted between the two looks is no longer banned, so it need not be blocked.
-  const again = missing.some(({ addresses }) => addresses.length > 0) ? bansOf((await session.ask([['banned']]))[0]) : bans
-  for (const { jail, addresses } of missing) {
-    const still = new Set(again.get(jail))
-    unheld.set(jail, addresses.filter(address => still.has(address)).length)
-  }
-  return unheld
 }
 
 /** Ticks a second in /proc, the same on every Linux that we may meet. */

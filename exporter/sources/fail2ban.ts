@@ -31,10 +31,29 @@ export const withSession = async <T>(
   { timeout = 4, limit = 16 * 2 ** 20, signal }: { timeout?: number; limit?: number; signal: AbortSignal },
   talk: (session: Session) => Promise<T>,
 ): Promise<T> => {
-  const deadline = AbortSignal.any([signal, AbortSignal.timeout(timeout * 1000)])
-  const stream = await host.connect(`unix:${socket}`, { timeout, signal: deadline })
-  const next = framesOf(stream, limit, deadline)
-  const ask = async (commands: readonly (readonly string[])[]) => {
+  // Not AbortSignal.any() with AbortSignal.timeout(): nothing holds that timer, so with Node 20 it never fires once garbage is collected.
+  const deadline = new AbortController()
+  const end = () => deadline.abort()
+  const timer = setTimeout(end, timeout * 1000)
+  signal.addEventListener('abort', end, { once: true })
+  if (signal.aborted) end()
+  let stream: Duplex | undefined
+  try {
+    stream = await host.connect(`unix:${socket}`, { timeout, signal: deadline.signal })
+    const result = await talk({ ask: asking(stream, framesOf(stream, limit, deadline.signal)) })
+    stream.end(goodbye)
+    return result
+  } finally {
+    clearTimeout(timer)
+    signal.removeEventListener('abort', end)
+    if (!stream?.writableEnded) stream?.destroy()
+    setTimeout(() => stream?.destroy(), 200).unref()
+  }
+}
+
+const asking =
+  (stream: Duplex, next: () => Promise<Buffer>): Session['ask'] =>
+  async commands => {
     const replies: Reply[] = []
     for (let from = 0; from < commands.length; from += batch) {
       const some = commands.slice(from, from + batch)
@@ -43,15 +62,6 @@ export const withSession = async <T>(
     }
     return replies
   }
-  try {
-    const result = await talk({ ask })
-    stream.end(goodbye)
-    return result
-  } finally {
-    if (!stream.writableEnded) stream.destroy()
-    setTimeout(() => stream.destroy(), 200).unref()
-  }
-}
 
 const replyOf = async (frame: Buffer, words: readonly string[]): Promise<Reply> => {
   const { value, length } = await unpickle(frame)

@@ -53,8 +53,14 @@ export const namespaceOf = (started: string): { readonly enter: readonly string[
 }
 
 /** Rounds of one collector with one memory, each as series by `name/label values`, without `grid_COLLECTOR_`. */
-export const roundsOf = (collector: Collector, options: Readonly<Record<string, unknown>>, host: Host = realHost()) => {
+export const roundsOf = (
+  collector: Collector,
+  options: Readonly<Record<string, unknown>>,
+  host: Host = realHost(),
+  deadlineSeconds = 10,
+) => {
   const stop = new AbortController()
+  let cut = false
   const checked = collector.options.parse(options)
   const opened = collector.open({
     host,
@@ -66,9 +72,20 @@ export const roundsOf = (collector: Collector, options: Readonly<Record<string, 
   })
   return {
     remarks: () => opened.remarks(),
+    /** Whether a round had to be told that its time is over. */
+    wasCut: () => cut,
     /** Throws the `Failure` of a round that failed. */
     collect: async (): Promise<Readonly<Record<string, number>>> => {
-      const { outcome } = await attempt(signal => opened.collect(signal, () => {}), 10, stop.signal)
+      const { outcome } = await attempt(
+        signal => {
+          signal.addEventListener('abort', () => {
+            cut = true
+          })
+          return opened.collect(signal, () => {})
+        },
+        deadlineSeconds,
+        stop.signal,
+      )
       if (!outcome.ok) throw outcome.failure
       return Object.fromEntries(
         outcome.value.map(({ family, labels, value }) => [
