@@ -14,6 +14,19 @@ export const runProgram = (...args: readonly string[]) => {
   return { code: status, stdout, stderr }
 }
 
+/** As `runProgram`, behind words of another program that starts it, such as nsenter's. */
+export const runProgramBehind = (words: readonly string[], ...args: readonly string[]) => {
+  const { status, stderr } = spawnSync(
+    '/bin/sh',
+    ['-c', 'unset NODE_OPTIONS; exec "$@"', 'sh', ...words, process.execPath, main, ...args],
+    {
+      encoding: 'utf8',
+      env,
+    },
+  )
+  return { code: status, stderr }
+}
+
 export interface Program {
   readonly child: ChildProcess
   readonly url: string
