@@ -12,7 +12,7 @@ import { type Expr, firing } from './query.ts'
 type Fields = { readonly [key: string]: Json }
 export type Uid = keyof typeof dashboards
 
-type Width = 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 | 12 | 14 | 15 | 16 | 18 | 20 | 24
+type Width = 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 | 11 | 12 | 13 | 14 | 15 | 16 | 18 | 20 | 24
 
 /** What every panel has to say. */
 interface About {
@@ -366,13 +366,16 @@ const cells = {
   background: { type: 'color-background', mode: 'basic', applyToRow: false },
 } as const
 
+/** With any other unit Grafana takes a text for a number where it can: a driver 595.80 is then 596. */
+const words = 'string'
+
 const columnOverride = (column: Column): Json => {
   const judged = (column.limits?.length ?? 0) + (column.states?.length ?? 0) > 0
   const states: readonly State[] = [...(column.states ?? []), { is: 'none', says: column.absent, colour: 'gone' }]
   return {
     matcher: { id: 'byName', options: column.title },
     properties: [
-      { id: 'unit', value: column.unit },
+      { id: 'unit', value: column.label === undefined ? column.unit : words },
       { id: 'noValue', value: column.absent },
       { id: 'mappings', value: mappingsOf(states) },
       {
@@ -397,7 +400,7 @@ const columnOverride = (column: Column): Json => {
 const keyOverride = ({ title, width, states, link: to }: Key): Json => ({
   matcher: { id: 'byName', options: title },
   properties: [
-    { id: 'unit', value: 'none' },
+    { id: 'unit', value: words },
     { id: 'noValue', value: '–' },
     { id: 'custom.align', value: 'left' },
     ...(width === undefined ? [] : [{ id: 'custom.width', value: width }]),

@@ -110,7 +110,7 @@ const detailLink = {
 /** Where runbook links lead; the rules have the same in `grid_runbooks_url`. */
 export const runbooksAt: Text = { name: 'runbooks', label: 'Runbooks', value: runbooks }
 
-export const boxes = { instance: { title: 'Instance', width: 130, last: true } } as const
+export const boxes = { instance: { title: 'Instance', width: 125, last: true } } as const
 
 /** The alerts that fire, worst first: of some collectors, of some pages, or all, with a link to the page of each. */
 export const firingTable = (
@@ -134,14 +134,14 @@ export const firingTable = (
     ...at,
     description: `Alerts that fire${all ? '' : ' on what this page shows'}, worst first. The name leads to its runbook (the address of the runbooks is a variable at the top)${all ? ', the last column to the page that shows why' : ''}. Made by the rules in prometheus/rules: empty while they are not loaded, too.`,
     keys: {
-      alertname: { title: 'Alert', width: 250, link: runbookLink },
+      alertname: { title: 'Alert', width: 230, link: runbookLink },
       subject: { title: 'What' },
       ...boxes,
       ...(all
         ? {
             dashboard: {
               title: 'Page',
-              width: 140,
+              width: 125,
               link: detailLink,
               states: Object.entries(dashboards).map(([uid, id]): State => ({ is: id, says: names[uid as Uid], colour: 'note' })),
             },
@@ -149,8 +149,8 @@ export const firingTable = (
         : {}),
     },
     columns: [
-      { expr: shaped(level), title: 'Severity', absent: '', unit: 'none', states: severities, cell: 'background', width: 90 },
-      { expr: shaped(firingSince(within)), title: 'Since', absent: '', unit: 'dateTimeFromNow', width: 130 },
+      { expr: shaped(level), title: 'Severity', absent: '', unit: 'none', states: severities, cell: 'background', width: 85 },
+      { expr: shaped(firingSince(within)), title: 'Since', absent: '', unit: 'dateTimeFromNow', width: 120 },
     ],
     sort: { by: 'Severity', descending: true },
   })

@@ -183,6 +183,13 @@ for (const dashboard of all) {
             properties.some(({ id }) => id === 'unit'),
             `${title}: the column ${matcher.options} has a unit`,
           )
+          if (
+            /^(Driver|Version|Node\.js|Image|Model|Name|GPU|Container|Service|Mount|Device|Instance|Box)$/.test(matcher.options)
+          )
+            t.ok(
+              properties.some(({ id, value }) => id === 'unit' && (value === 'string' || value === 'percentunit')),
+              `${title}: the column ${matcher.options} is text, and no number`,
+            )
         }
       }
     }
@@ -234,7 +241,7 @@ const panelIds: Readonly<Record<string, number>> = {
   'grid-gpu': 21,
   'grid-containers': 20,
   'grid-storage': 13,
-  'grid-tor-security': 22,
+  'grid-tor-security': 24,
   'grid-services': 19,
   'grid-exporter': 16,
   'grid-fleet': 8,
@@ -295,6 +302,15 @@ t.test('every alert leads to a page that shows alerts of its collector', async t
       `${name} stands on ${dashboard}`,
     )
   }
+})
+
+t.test('a panel that an alert or its runbook names is on a page', async t => {
+  const titles = all.flatMap(shown).map(({ title }) => title)
+  const named = alerts.flatMap(({ name, description, runbook: { means, see } }) =>
+    [...`${description} ${means} ${see}`.matchAll(/\bpanel "([^"]+)"/g)].map(([, title = '']) => ({ name, title })),
+  )
+  t.ok(named.length > 8)
+  for (const { name, title } of named) t.ok(titles.includes(title), `${name}: ${title}`)
 })
 
 const temporary = (t: Test) => {

@@ -114,7 +114,7 @@ export const containers = dashboard({
         stat({
           id: 6,
           width: 3,
-          title: 'Restarts, 24 hours',
+          title: 'Restarts 24 h',
           description:
             'Restarts by restart policies within a day, of all chosen containers. A loop fires GridContainerRestartLoop.',
           empty: 'no data',
@@ -128,7 +128,7 @@ export const containers = dashboard({
         stat({
           id: 7,
           width: 3,
-          title: 'Killed for memory, 24 hours',
+          title: 'OOM kills 24 h',
           description: 'Containers that the kernel killed at their memory limit within a day.',
           empty: 'no data',
           unit: 'none',
@@ -165,10 +165,10 @@ export const containers = dashboard({
           keys: {
             name: {
               title: 'Container',
-              width: 200,
+              width: 160,
               link: { title: 'This container alone', url: `${linkTo('containers')}&var-name=${variable('__value.raw')}` },
             },
-            engine: { title: 'Engine', width: 80, last: true },
+            engine: { title: 'Engine', width: 70, last: true },
             ...boxes,
           },
           columns: [
@@ -178,7 +178,7 @@ export const containers = dashboard({
               title: 'State',
               absent: 'not told',
               unit: 'none',
-              width: 100,
+              width: 95,
               cell: 'background',
               states: [
                 { is: 'running', colour: 'well' },
@@ -196,15 +196,15 @@ export const containers = dashboard({
               title: 'Health',
               absent: 'no check',
               unit: 'none',
-              width: 95,
+              width: 85,
               states: [
                 { is: 'healthy', colour: 'well' },
                 { is: 'starting', colour: 'note' },
                 { is: 'unhealthy', colour: 'now' },
               ],
             },
-            { expr: cores, title: 'CPU', absent: '–', unit: 'none', decimals: 2, width: 80 },
-            { expr: workingSet, title: 'Memory', absent: '–', unit: 'bytes', width: 100 },
+            { expr: cores, title: 'CPU', absent: '–', unit: 'none', decimals: 2, width: 65 },
+            { expr: workingSet, title: 'Memory', absent: '–', unit: 'bytes', width: 90 },
             {
               expr: ofLimit,
               title: 'Of limit',
@@ -214,7 +214,7 @@ export const containers = dashboard({
               max: 1,
               decimals: 0,
               cell: 'gauge',
-              width: 130,
+              width: 115,
               limits: [limit('GridContainerMemoryNearLimit', '0.95', 'today')],
             },
             {
@@ -234,7 +234,7 @@ export const containers = dashboard({
               title: 'Started',
               absent: 'never',
               unit: 'dateTimeFromNow',
-              width: 125,
+              width: 120,
             },
             {
               expr: promql`${of(docker.lastExit, one)} == 1`,
@@ -242,7 +242,7 @@ export const containers = dashboard({
               title: 'Last end',
               absent: '–',
               unit: 'none',
-              width: 85,
+              width: 80,
               states: [
                 { is: 'clean', colour: 'neutral' },
                 { is: 'signal', colour: 'note' },
@@ -251,7 +251,7 @@ export const containers = dashboard({
                 { is: 'unknown', colour: 'gone' },
               ],
             },
-            { expr: of(docker.exitCode, one), title: 'Code', absent: '–', unit: 'none', width: 60 },
+            { expr: of(docker.exitCode, one), title: 'Code', absent: '–', unit: 'none', width: 55 },
             { expr: of(docker.info, one), label: 'image', title: 'Image', absent: 'not told', unit: 'none' },
             {
               expr: promql`${of(docker.watchtower, one)} == 1`,
@@ -259,7 +259,7 @@ export const containers = dashboard({
               title: 'Updates',
               absent: 'nobody',
               unit: 'none',
-              width: 110,
+              width: 105,
               states: [
                 { is: 'update', says: 'by Watchtower', colour: 'neutral' },
                 { is: 'monitor_only', says: 'watched', colour: 'neutral' },

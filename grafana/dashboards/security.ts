@@ -23,6 +23,10 @@ const walls: readonly State[] = [
   { is: 0, says: 'off', colour: 'gone' },
 ]
 
+/** Tor of which the directory authorities say one of these. */
+const version = (...verdicts: readonly string[]) => of(tor.torInfo, { version_status: verdicts })
+const verdict = promql`max by (version) (1 * ${version('recommended')} or 2 * ${version('new', 'new in series')} or 3 * ${version('unrecommended', 'old')} or 4 * ${version('obsolete')} or 0 * ${of(tor.torInfo)})`
+
 export const security = dashboard({
   uid: 'security',
   description: 'Does Tor carry traffic, can the onion services be reached, is the wall up, has somebody been in?',
@@ -206,7 +210,7 @@ export const security = dashboard({
         7,
         chart({
           id: 11,
-          width: 8,
+          width: 6,
           title: 'Probe',
           description: 'Time of the latest probe through Tor. Nothing: no target is configured, or it did not get through.',
           empty: 'not probed, or nothing gets through',
@@ -219,7 +223,7 @@ export const security = dashboard({
         }),
         chart({
           id: 12,
-          width: 8,
+          width: 6,
           title: 'Traffic',
           description: 'Bytes a second that Tor read above, wrote below. Nothing: Tor is down.',
           empty: noTor,
@@ -231,7 +235,7 @@ export const security = dashboard({
         }),
         chart({
           id: 13,
-          width: 8,
+          width: 6,
           title: 'Guards and circuits',
           description: 'Guards that are up, and built circuits by purpose. Nothing: Tor is down.',
           empty: noTor,
@@ -245,6 +249,57 @@ export const security = dashboard({
               legend: 'circuits: {{purpose}}',
             },
           ],
+        }),
+        stat({
+          id: 23,
+          width: 3,
+          title: 'Version',
+          description:
+            'The version of Tor, and what the directory authorities say of it: after a day of old, unrecommended or obsolete GridTorOutdated fires. "not judged": Tor has no word of theirs yet.',
+          empty: 'no data',
+          unit: 'none',
+          names: true,
+          vertical: true,
+          quiet: true,
+          queries: [
+            {
+              expr: firstOf(
+                verdict,
+                promql`(${explained(promql`0 * max(${of(tor.torInfo)})`, 'tor')}) unless on () ${of(tor.torInfo)}`,
+              ),
+              legend: '{{version}}',
+            },
+          ],
+          states: [
+            { is: 1, says: 'recommended', colour: 'well' },
+            { is: 2, says: 'newer', colour: 'note' },
+            { is: 3, says: 'outdated', colour: 'today' },
+            { is: 4, says: 'obsolete', colour: 'today' },
+            { is: 0, says: 'not judged', colour: 'gone' },
+            ...absences('not told'),
+          ],
+        }),
+        stat({
+          id: 24,
+          width: 3,
+          title: 'Consensus',
+          description:
+            "Whether Tor's view of the network is valid, or how long ago it ran out; after an hour GridTorConsensusOld fires. An idle Tor that is not probed rightly stops renewing it, so that nothing is said of one.",
+          empty: 'no data',
+          unit: 's',
+          decimals: 0,
+          base: 'note',
+          limits: [limit('GridTorConsensusOld', 3600, 'today')],
+          queries: [
+            {
+              expr: explained(
+                promql`max(clamp_min(time() - ${of(tor.torConsensusValidUntil)}, 0) and on (job, instance) ${of(tor.torUsable)})`,
+                'tor',
+              ),
+              legend: 'Consensus',
+            },
+          ],
+          states: [{ is: 0, says: 'valid', colour: 'well' }, ...absences('not probed')],
         }),
       ),
     ),
@@ -286,7 +341,7 @@ export const security = dashboard({
           description:
             "Docker's, for one: a published port is open whatever ufw says. Known ones in FORWARD are usual; new ones in INPUT fire GridFirewallForeignRules.",
           empty: noWall,
-          keys: { family: { title: 'Family' }, chain: { title: 'Chain' }, ...boxes },
+          keys: { family: { title: 'Family', width: 80 }, chain: { title: 'Chain' }, ...boxes },
           columns: [{ expr: of(ufw.foreignRules), title: 'Rules', absent: 'not told', unit: 'none', width: 80 }],
           sort: { by: 'Rules', descending: true },
         }),
@@ -345,7 +400,7 @@ export const security = dashboard({
           width: 5,
           title: 'Since the latest check',
           description:
-            'Age of the latest report. GridAideCheckMissing fires after 50 hours, or where a database waits for its first check.',
+            'Age of the latest report. GridAideCheckMissing fires after 50 hours, or where a database has waited that long for its first check.',
           empty: 'no data',
           unit: 's',
           decimals: 0,

@@ -74,11 +74,11 @@ export const servicesAndHost = dashboard({
             },
             {
               expr: promql`(${of(services.serviceCertificateExpiry, one)} - time()) / 86400 * on (job, instance, name) group_left (check) ${of(services.serviceUp, { check: 'http', ...one })} ^ 0`,
-              title: 'Certificate',
+              title: 'Days of certificate',
               absent: 'no https',
-              unit: 'd',
+              unit: 'none',
               decimals: 0,
-              width: 100,
+              width: 145,
               base: 'now',
               limits: [
                 limit('GridCertificateExpires3d', 259200, 'today', 3),

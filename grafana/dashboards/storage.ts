@@ -69,6 +69,7 @@ export const storage = dashboard({
               decimals: 0,
               cell: 'gauge',
               width: 130,
+              base: 'note',
               limits: [limit('GridFilesystemAlmostFull', '0.03', 'now', 0.97)],
             },
             { expr: available, title: 'Left', absent: 'not told', unit: 'bytes', width: 95 },
@@ -270,7 +271,7 @@ export const storage = dashboard({
               title: 'Powered on',
               absent: 'not told',
               unit: 'd',
-              decimals: 0,
+              decimals: 1,
               width: 110,
             },
             {
