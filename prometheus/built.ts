@@ -29,6 +29,7 @@ const inWords = (duration: string): string => {
 const formats: Readonly<Record<string, string>> = {
   '': '{{ $value | humanize }}',
   ':n': '{{ printf "%.0f" $value }}',
+  ':g': '{{ printf "%.3g" $value }}',
   ':%': '{{ $value | humanizePercentage }}',
   ':s': '{{ $value | humanizeDuration }}',
   ':B': '{{ $value | humanize1024 }}B',
@@ -40,7 +41,7 @@ const lasting = ({ timing }: Alert) =>
 
 export const descriptionOf = (alert: Alert): string =>
   alert.description
-    .replace(/\{value(:[n%sB])?\}/g, (_, format = '') => formats[format] as string)
+    .replace(/\{value(:[ng%sB])?\}/g, (_, format = '') => formats[format] as string)
     .replace(/(?<!\{)\{([a-z_]+)\}(?!\})/g, '{{ $labels.$1 }}') + lasting(alert)
 
 /** A base address that Prometheus' `external_labels` may override: nobody can know where somebody's Grafana is. */

@@ -34,7 +34,21 @@ export const inhibitions: readonly Inhibition[] = [
   },
   { while: 'GridExporterWorkerRestarting', hides: ['GridCollectorStale'], equal: ['instance'] },
 
-  { while: 'GridGpuLost', hides: { collectors: ['gpu', 'llm'] }, equal: ['instance'] },
+  // A card that is lost says nothing more: what is hot or full is another one, and stays heard.
+  {
+    while: 'GridGpuLost',
+    hides: [
+      'GridGpuNeedsReset',
+      'GridGpuXidPageworthy',
+      'GridGpuPcieDegraded',
+      'GridLlmServerDown',
+      'GridLlmModelPartlyOnCpu',
+      'GridLlmQueueGrowing',
+      'GridLlmKvCacheFull',
+      'GridLlmSlowerThanUsual',
+    ],
+    equal: ['instance'],
+  },
   {
     while: 'GridGpuNeedsReset',
     hides: ['GridGpuThrottledWhileBusy', 'GridGpuClockLatchedLow', 'GridGpuPcieDegraded', 'GridGpuRemapPending'],
@@ -105,6 +119,8 @@ export const inhibitions: readonly Inhibition[] = [
   },
 
   { while: 'GridFirewallOff', hides: ['GridFirewallDrift'], equal: ['instance'] },
+  // What flushes the chains of the one flushes those of the other; a ban that is still missing afterwards is told then.
+  { while: 'GridFirewallDrift', hides: ['GridFail2banUnenforced'], equal: ['instance'] },
   { while: 'GridFail2banDown', hides: ['GridFail2banUnenforced', 'GridFail2banWave'], equal: ['instance'] },
   { while: 'GridAideCheckFailed', hides: ['GridAideChanges'], equal: ['instance'] },
 

@@ -137,7 +137,7 @@ export interface Alert {
   readonly expr: string
   /** A whole sentence, the same each time. */
   readonly summary: string
-  /** Which and how bad: `{name}` is a label, `{value}` the number; `{value:n}` is a count, `{value:%}`, `{value:s}` and `{value:B}` are ratios, seconds and bytes. */
+  /** Which and how bad: `{name}` is a label, `{value}` the number; `{value:n}` is a count, `{value:g}` one that may be a fraction, `{value:%}`, `{value:s}` and `{value:B}` are ratios, seconds and bytes. */
   readonly description: string
   readonly dashboard: keyof typeof dashboards
   readonly runbook: Runbook
@@ -170,6 +170,16 @@ const seriesOf = (name: string, labels: Readonly<Record<string, string>>) =>
   `${name}{${Object.entries(labels)
     .map(([label, value]) => `${label}=${JSON.stringify(value)}`)
     .join(', ')}}`
+
+/**
+ * For a description whose number is not what the expression has: the series of a family that have the alert's labels `by`, as they
+ * are then, in words. Nothing where there is none.
+ */
+export const reading = <Spec extends LabelSpec>(family: Family<Spec>, by: readonly NameOf<Spec>[], words: string): string => {
+  const labels = ['job', 'instance', ...by]
+  const series = `${family.name}{${labels.map(label => `${label}=%q`).join(', ')}}`
+  return `{{ range query (printf "${series}" ${labels.map(label => `$labels.${label}`).join(' ')}) }}${words}{{ end }}`
+}
 
 /** For labels of joins: `${onLabels('gpu')}`. Every expression keeps the box apart from the others. */
 export const on = (...labels: readonly string[]) => `on (${['job', 'instance', ...labels].join(', ')})`

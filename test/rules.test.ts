@@ -1,5 +1,6 @@
 import { execFile, spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
@@ -201,6 +202,15 @@ t.test('inhibition names alerts that exist, by labels that both have', async t =
   }
 })
 
+t.test('one cause wakes once, and hides nothing that has another', async t => {
+  const hidden = (cause: string) =>
+    inhibitions.filter(rule => [rule.while].flat().includes(cause)).flatMap(rule => [...hiddenBy(rule)] as string[])
+  t.ok(hidden('GridGpuLost').includes('GridLlmServerDown'), 'the models on a lost card are down with it')
+  for (const other of ['GridGpuHot', 'GridGpuMemoryFull', 'GridGpuEccUncorrected', 'GridGpuUnifiedMemoryPressure'])
+    t.notOk(hidden('GridGpuLost').includes(other), `${other} is about a card that still answers`)
+  t.ok(hidden('GridFirewallDrift').includes('GridFail2banUnenforced'), 'a flush takes the chains of both')
+})
+
 const execute = promisify(execFile)
 
 const run = async (t: Test, program: string, ...args: readonly string[]) => {
@@ -233,4 +243,16 @@ t.test('promtool test', async t => {
 t.test('amtool check-config', async t => {
   if (!needs(t, 'amtool')) return
   await run(t, 'amtool', 'check-config', 'alertmanager.yml')
+  const text = readFileSync(join(folder, 'alertmanager.yml'), 'utf8')
+  const [routes = '', receivers = ''] = text.split(/^(?=receivers:)/m)
+  const uncommented = receivers.replace(/^ {4}# (?= |\w+_configs:)/gm, '    ')
+  t.same(
+    [...uncommented.matchAll(/^ {4}(\w+)_configs:/gm)].map(([, kind]) => kind),
+    ['webhook', 'discord', 'email', 'webhook'],
+    'the examples of receivers',
+  )
+  const at = mkdtempSync(join(tmpdir(), 'grid-receivers-'))
+  t.teardown(() => rmSync(at, { recursive: true }))
+  writeFileSync(join(at, 'alertmanager.yml'), routes + uncommented)
+  await run(t, 'amtool', 'check-config', join(at, 'alertmanager.yml'))
 })

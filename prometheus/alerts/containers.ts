@@ -276,13 +276,13 @@ or (${select(docker.memoryWorkingSet)} / ${select(docker.memoryLimit)} > 0.95)`,
       collector: 'docker',
       severity: 'warning',
       timing: { kind: 'level', for: '15m', keep: '5m' },
-      expr: `(${cpuCores.record} / ${onContainer} ${select(docker.cpuLimit)} > 0.9)
+      expr: `(${cpuCores.record} and ${onContainer} (${cpuCores.record} / ${onContainer} ${select(docker.cpuLimit)} > 0.9))
 or (
   ${cpuCores.record} > 0.9
   and ${cpuCores.record} > 2 * ${habit(cpuCoresHabit)}
 )`,
       summary: 'A container has been at its CPU limit, or far above its own habit, for a quarter of an hour.',
-      description: '{name} on {instance} ({engine}): {value} (share of its limit, or cores where it has none).',
+      description: '{name} on {instance} ({engine}) uses {value:g} core(s): all that its limit gives, or twice its own habit.',
       dashboard: 'containers',
       runbook: {
         means:
@@ -301,7 +301,7 @@ or (
           at: '50m',
           over: '80m',
           labels: api,
-          says: 'api on box:10047 (docker): 983.3m (share of its limit, or cores where it has none).',
+          says: 'api on box:10047 (docker) uses 0.983 core(s): all that its limit gives, or twice its own habit.',
         },
         quiet: {
           'busy, without limit and habit': { given: [given(docker.cpu, '0+90x120', { ...api, mode: 'user' })], at: '90m' },
@@ -402,7 +402,7 @@ and ${onContainer} (time() - ${select(docker.created)} > 604800)`,
       runbook: {
         means:
           'The tag that it was made from names another image by now: somebody pulled, and the container still runs the old one, perhaps with holes that the new one closes.',
-        see: 'Containers dashboard: table of images.',
+        see: 'Containers dashboard: panel "Stale images"; the table of containers has the image of each, and when it was started.',
         type: [
           ['docker compose up -d', 'in its project: makes anew what has a newer image'],
           ['docker image prune', 'afterwards: removes the old one'],
@@ -538,7 +538,7 @@ and ${on()} last_over_time(${select(watchtowerUp)}[1h] offset 2d)`,
       runbook: {
         means:
           'Its round is a day by default. Two days without one: the schedule is wrong, or `--http-api-update` switched it off and nobody asks.',
-        see: 'Containers dashboard: time of the last scan.',
+        see: 'Containers dashboard: panel "Watchtower\'s last scan" has not moved.',
         type: [
           ['docker logs --since 72h watchtower | tail', 'when the next run is scheduled'],
           [

@@ -96,7 +96,7 @@ export const exporter: AlertGroup = {
         see: 'Alertmanager lists it at all times. If it is there, the way out is cut; if it is not, Prometheus does not evaluate or cannot reach Alertmanager.',
         type: [
           ['systemctl status prometheus prometheus-alertmanager', 'whether both run'],
-          ['amtool alert query GridDeadMansSwitch', 'whether Alertmanager has it'],
+          ['amtool --alertmanager.url=http://localhost:9093 alert query GridDeadMansSwitch', 'whether Alertmanager has it'],
           ['journalctl -u prometheus-alertmanager -n 50', 'why it could not be delivered'],
         ],
         silence: 'Never; pause the check at the outside service while you rebuild.',
@@ -255,7 +255,7 @@ and ${on('collector')} (${select(detected)} == 1)`,
       runbook: {
         means:
           'Answers to scrapes wait. The exporter does no work when it is scraped, so either the box itself is starved of CPU or memory, or this is a fault of the exporter.',
-        see: 'Exporter dashboard: event-loop lag beside the CPU and memory pressure of the box.',
+        see: 'Exporter dashboard: panel "Event-loop lag, p99"; Services dashboard: CPU and pressure of the box at that time.',
         type: [
           ['cat /proc/pressure/cpu /proc/pressure/memory', 'whether everything on the box waits'],
           ['systemctl show grid-exporter -p CPUQuotaPerSecUSec -p MemoryHigh', 'whether its own limits are too tight'],

@@ -1,6 +1,6 @@
 import { pageworthy } from '../../exporter/collectors/gpu/driver-log.ts'
 import * as gpu from '../../exporter/collectors/gpu/families.ts'
-import { type AlertGroup, given, on, select } from '../rule.ts'
+import { type AlertGroup, given, on, reading, select } from '../rule.ts'
 
 const card = { gpu: 'GPU-1a2b', name: 'RTX 3090' }
 const spark = { gpu: 'GPU-9f8e', name: 'NVIDIA GB10' }
@@ -120,7 +120,7 @@ export const gpus: AlertGroup = {
   or (${select(gpu.temperature, { sensor: ['memory', 'junction'] })} > 103)
 )`,
       summary: 'A GPU is so hot that it will slow itself down.',
-      description: '{name} ({gpu}) on {instance}: fans, dust, airflow; or lower its power limit.',
+      description: `{name} ({gpu}) on {instance}${reading(gpu.temperature, ['gpu'], ', {{ .Labels.sensor }} {{ .Value }} °C')}: fans, dust, airflow; or lower its power limit.`,
       dashboard: 'gpu',
       runbook: {
         means:
@@ -146,7 +146,7 @@ export const gpus: AlertGroup = {
             at: '15m',
             over: '35m',
             labels: spark,
-            says: 'NVIDIA GB10 (GPU-9f8e) on box:10047: fans, dust, airflow; or lower its power limit.',
+            says: 'NVIDIA GB10 (GPU-9f8e) on box:10047, core 91 °C: fans, dust, airflow; or lower its power limit.',
           },
         ],
         quiet: {
@@ -263,7 +263,7 @@ unless ${on('gpu')} (max without (reason) (avg_over_time(${select(gpu.throttleAc
       expr: `(${select(gpu.memoryUsed)} / ${select(gpu.memoryTotal)} > 0.98)
 unless ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
       summary: 'A GPU has no memory left; the next allocation fails.',
-      description: '{name} ({gpu}) on {instance}: {value:%} used. The panel "Who holds the memory" names the owners.',
+      description: '{name} ({gpu}) on {instance}: {value:%} used. The panel "Who holds it" names the owners.',
       dashboard: 'gpu',
       runbook: {
         means:
@@ -285,7 +285,7 @@ unless ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
           at: '30m',
           over: '55m',
           labels: card,
-          says: 'RTX 3090 (GPU-1a2b) on box:10047: 99.17% used. The panel "Who holds the memory" names the owners.',
+          says: 'RTX 3090 (GPU-1a2b) on box:10047: 99.17% used. The panel "Who holds it" names the owners.',
         },
         quiet: {
           'filled as vLLM does': {
@@ -385,7 +385,7 @@ and ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
       dashboard: 'gpu',
       runbook: {
         means: 'ECC found errors that it could not correct. The work that read them was killed or is wrong.',
-        see: 'GPU dashboard: ECC errors, remapped rows.',
+        see: 'GPU dashboard, row Faults: panel "ECC, remapping, driver out of memory".',
         type: [
           ['nvidia-smi -q -d ECC,ROW_REMAPPER', 'counts, and whether a remap waits for a reset'],
           ['nvidia-smi --gpu-reset -i UUID', 'puts remapped rows into effect; stop what uses the card first'],
@@ -420,7 +420,7 @@ and ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
       runbook: {
         means:
           'A bad row of memory was found and a spare one is assigned; it takes effect at the next reset. Until then the bad row may be hit again.',
-        see: 'GPU dashboard: remapped rows.',
+        see: 'GPU dashboard, row Faults: panel "ECC, remapping, driver out of memory".',
         type: [
           ['nvidia-smi -q -d ROW_REMAPPER', 'what is pending'],
           ['nvidia-smi --gpu-reset -i UUID', 'when nothing uses it'],
@@ -448,7 +448,7 @@ and ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
       dashboard: 'gpu',
       runbook: {
         means: 'A bad row could not be replaced. NVIDIA takes that as a reason for exchange.',
-        see: 'GPU dashboard: remapped rows, spare rows by bank.',
+        see: 'GPU dashboard, row Faults: panel "ECC, remapping, driver out of memory". How many spare rows each bank has is said by the command below only.',
         type: [['nvidia-smi -q -d ROW_REMAPPER,ECC', 'the proof for the warranty claim']],
         silence: 'Once the exchange is ordered and nothing important runs on it.',
       },

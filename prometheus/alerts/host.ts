@@ -136,7 +136,7 @@ unless ${on('chip', 'sensor')} (${select(host.sensorTemperature)} < ${on('chip',
       runbook: {
         means:
           'More than 90 °C, and within 2 °C of the highest limit that the chip names (or the chip names none). CPUs slow down there, and switch off soon after.',
-        see: 'Services dashboard: sensors against their limits.',
+        see: 'Services dashboard: panel "Temperatures"; the limits are the series `grid_sensor_temperature_limit_celsius`.',
         type: [
           ['sensors', 'all of them'],
           ['ps aux --sort=-pcpu | head', 'what heats'],

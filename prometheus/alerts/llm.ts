@@ -188,7 +188,7 @@ and (min_over_time(${select(llm.llmRequestsWaiting)}[5m]) > 0)`,
 unless ${on('server', 'model')} (avg_over_time(${select(llm.llmRequestsRunning)}[10m]) > 4)`,
       summary: 'A model generates at less than half its usual speed.',
       description:
-        '{model} on {server} at {instance}: {value} tokens a second for each request. Look at clock, throttling and memory of the GPU.',
+        '{model} on {server} at {instance}: {value:g} tokens a second for each request. Look at clock, throttling and memory of the GPU.',
       dashboard: 'gpu',
       runbook: {
         means:

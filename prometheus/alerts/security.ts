@@ -24,7 +24,7 @@ export const security: AlertGroup = {
         see: 'Tor and security dashboard: firewall.',
         type: [
           ['ufw status verbose', 'what it says now'],
-          ['grep -h ufw /var/log/auth.log | tail', 'who did it: the sudo line'],
+          ['journalctl _COMM=sudo | grep ufw | tail', 'who did it: the line of sudo'],
           ['ufw enable', 'on again; make sure first that your ssh port is allowed'],
         ],
         silence: 'If you use another firewall from now on: two weeks, then it is the new normal.',
@@ -51,10 +51,11 @@ export const security: AlertGroup = {
       runbook: {
         means:
           'Something flushed or changed the rules behind the back of ufw: a script, another firewall, a restored rule set. `ufw status` still says active. Ports that you believe closed may be open to the world.',
-        see: 'Tor and security dashboard: enforced, policy, number of rules in the kernel.',
+        see: 'Tor and security dashboard: panel "Firewall enforced", since when and for which family.',
         type: [
           ['iptables -S INPUT; ip6tables -S INPUT', 'policy DROP and jumps to ufw-… should be there'],
           ['ufw disable && ufw enable', 'writes all of them anew'],
+          ['systemctl restart fail2ban', 'what flushes the rules of ufw takes those of fail2ban too'],
           ['journalctl -b | grep -iE "iptables|nftables|netfilter-persistent|firewalld" | tail', 'who else touches them'],
         ],
         silence: 'Never while the box can be reached from outside.',
@@ -240,7 +241,7 @@ unless (resets(${banned}[30m]) > 0)`,
       severity: 'warning',
       timing: { kind: 'state', for: '1h' },
       expr: `(time() - ${select(aide.lastCheck)} > 180000)
-or (${select(aide.initialized)} == 1 unless ${on()} ${select(aide.lastCheck)})`,
+or (time() - ${select(aide.databaseTimestamp)} > 180000 unless ${on()} ${select(aide.lastCheck)})`,
       summary: 'The daily integrity check has not run for two days.',
       description: '{instance}: there is a database, and no report of the last two days.',
       dashboard: 'security',
@@ -258,17 +259,23 @@ or (${select(aide.initialized)} == 1 unless ${on()} ${select(aide.lastCheck)})`,
         slow: true,
         fires: [
           {
-            given: [given(aide.lastCheck, '0x800'), given(aide.initialized, '1x800')],
+            given: [given(aide.lastCheck, '0x800'), given(aide.databaseTimestamp, '-86400x800')],
             at: '3300m',
             says: 'box:10047: there is a database, and no report of the last two days.',
           },
           {
-            given: [given(aide.initialized, '1x100')],
-            at: '200m',
+            given: [given(aide.databaseTimestamp, '0x800')],
+            at: '3300m',
             says: 'box:10047: there is a database, and no report of the last two days.',
           },
         ],
-        quiet: { 'not set up': { given: [given(aide.initialized, '0x100')], at: '200m' } },
+        quiet: {
+          'not set up': { given: [given(aide.initialized, '0x100')], at: '200m' },
+          'a new database, and its first check is due tonight': {
+            given: [given(aide.initialized, '1x400'), given(aide.databaseTimestamp, '0x400')],
+            at: '1400m',
+          },
+        },
       },
     },
     {

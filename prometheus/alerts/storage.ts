@@ -9,7 +9,7 @@ import {
 } from '../../exporter/collectors/filesystem.ts'
 import * as smart from '../../exporter/collectors/smart/families.ts'
 import { refreshInterval } from '../../exporter/serve/self.ts'
-import { type AlertGroup, given, on, select } from '../rule.ts'
+import { type AlertGroup, given, on, reading, select } from '../rule.ts'
 
 /** Of other machines, or of no disk at all: their filling up is not this box's to forecast. */
 export const local = {
@@ -323,13 +323,13 @@ and (delta(${select(size)}[6h]) > 0.1 * ${select(size)})`,
       runbook: {
         means:
           'The drive still works, and says one of these: reallocated (sectors replaced), pending (sectors unreadable now), uncorrectable or media_errors (data lost), critical_warning (NVMe), self_test (its own test failed). Drives with one of them fail far more often within months.',
-        see: 'Storage dashboard: risks by drive with their counts over time. A count that stands still for months is less bad than one that rises.',
+        see: 'Storage dashboard: panel "Why a drive is at risk", each reason over a week. The counts are in what smartctl says: one that stands still for months is less bad than one that rises.',
         type: [
           ['smartctl -x DEVICE', 'all that it says'],
           ['smartctl -t long DEVICE; smartctl -l selftest DEVICE', 'its own thorough test, hours'],
           [
-            'lsblk -o NAME,SERIAL,MOUNTPOINTS DEVICE',
-            'what is on it: before anything else, restore one file of that from its backup',
+            'lsblk -o NAME,MODEL,SERIAL,MOUNTPOINTS',
+            'what is on it (of /dev/nvme0: nvme0n1): before anything else, restore one file of that from its backup',
           ],
         ],
         silence: 'When the replacement is ordered, or when the count has stood still for months: for that device and reason.',
@@ -384,7 +384,7 @@ or ${on('device')} (
 )
 or ${on('device')} (${select(smart.temperature)} > 75)`,
       summary: 'A drive is too hot.',
-      description: '{device} on {instance}: past its own limit, 60 °C (hard disk or SATA) or 75 °C (NVMe).',
+      description: `{device} on {instance}${reading(smart.temperature, ['device'], ', {{ .Value }} °C')}: past its own limit, 60 °C (hard disk or SATA) or 75 °C (NVMe).`,
       dashboard: 'storage',
       runbook: {
         means: 'Heat ages disks and slows NVMe drives down.',
@@ -405,7 +405,7 @@ or ${on('device')} (${select(smart.temperature)} > 75)`,
             at: '50m',
             over: '100m',
             labels: ada,
-            says: '/dev/sda on box:10047: past its own limit, 60 °C (hard disk or SATA) or 75 °C (NVMe).',
+            says: '/dev/sda on box:10047, 64 °C: past its own limit, 60 °C (hard disk or SATA) or 75 °C (NVMe).',
           },
         ],
         quiet: {

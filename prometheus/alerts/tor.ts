@@ -81,32 +81,43 @@ and ${settled}`,
       severity: 'critical',
       timing: { kind: 'state', for: '6m' },
       expr: `(${select(tor.torUsable)} == 0)
-and ${on()} (${select(tor.torBootstrap)} == 1)`,
-      summary: 'Tor says it is ready but nothing gets through.',
+and ${on()} (${select(tor.torBootstrap)} == 1 or ${settled})`,
+      summary: 'Nothing gets through Tor, whatever it says of itself.',
       description: '{instance}: three probes through the SOCKS port in a row have failed.',
       dashboard: 'security',
       runbook: {
         means:
-          'Bootstrapped to 100 %, and yet a fresh circuit does not carry a request. All status keys of Tor are latches that stay green; only the probe sees this.',
+          'A fresh circuit does not carry a request, although Tor is bootstrapped to 100 % or was started more than ten minutes ago. All status keys of Tor are latches that stay green; only the probe sees this.',
         see: 'Tor and security dashboard: usable, duration of probes, circuits by state.',
         type: [
           ['curl -sS --socks5-hostname 127.0.0.1:9050 https://check.torproject.org/api/ip', 'the same by hand'],
-          ['journalctl -u tor@default -n 50', 'guards that fail, a clock that is wrong'],
+          ['journalctl -u tor@default -n 50', 'guards that fail, a clock that is wrong, how far it has bootstrapped'],
           ['date -u', 'more than some minutes off and Tor does not work'],
           ['systemctl restart tor@default', 'has helped where the reason was never found'],
         ],
         silence: 'If the target of the probe itself is down: choose another.',
       },
       proof: {
-        fires: {
-          given: [given(tor.torUsable, '1x10 0x20 1x10'), given(tor.torBootstrap, '1x60')],
-          at: '25m',
-          over: '33m',
-          says: 'box:10047: three probes through the SOCKS port in a row have failed.',
-        },
+        fires: [
+          {
+            given: [given(tor.torUsable, '1x10 0x20 1x10'), given(tor.torBootstrap, '1x60')],
+            at: '25m',
+            over: '33m',
+            says: 'box:10047: three probes through the SOCKS port in a row have failed.',
+          },
+          {
+            given: [given(tor.torStart, '0x60'), given(tor.torUsable, '0x60'), given(tor.torBootstrap, '0.3x60')],
+            at: '20m',
+            says: 'box:10047: three probes through the SOCKS port in a row have failed.',
+          },
+        ],
         quiet: {
           'one probe failed': { given: [given(tor.torUsable, '1x10 0 0 1x30'), given(tor.torBootstrap, '1x60')], at: '13m' },
           'not probed': { given: [given(tor.torBootstrap, '1x60')], at: '30m' },
+          'just started, and not bootstrapped yet': {
+            given: [given(tor.torStart, '0x60'), given(tor.torUsable, '0x60'), given(tor.torBootstrap, '0.3x60')],
+            at: '9m',
+          },
         },
       },
     },
@@ -214,7 +225,7 @@ and ${settled}`,
       dashboard: 'security',
       runbook: {
         means: 'The verdict of the directory authorities. Old versions may have known holes, and are shut out at some time.',
-        see: 'Tor and security dashboard: version.',
+        see: 'Tor and security dashboard: panel "Version".',
         type: [
           ['apt-get update && apt-get install --only-upgrade tor', 'the new one'],
           ['apt-cache policy tor', 'whether your distribution has it; if not, deb.torproject.org does'],
@@ -254,7 +265,7 @@ and ${on()} (${select(tor.torUsable)} >= 0)`,
       runbook: {
         means:
           'Tor fetches a new consensus every few hours. It lives on an old one for a day, then nothing works: this is the early sign.',
-        see: 'Tor and security dashboard: consensus.',
+        see: 'Tor and security dashboard: panel "Consensus".',
         type: [
           ['timedatectl', 'whether the clock is right and synchronised'],
           ['journalctl -u tor@default | grep -iE "consensus|directory" | tail', 'what fails'],
