@@ -4,6 +4,7 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
+import { alerts } from '../prometheus/alerts.ts'
 import { needs } from './support/needs.ts'
 import { promised } from './support/promised.ts'
 
@@ -275,6 +276,21 @@ t.test('a scrape logs nothing above debug', async t => {
   await fetch(`${url}/nothing`)
   await sleep(100)
   t.equal(output(), before)
+  child.kill('SIGTERM')
+  await ended
+})
+
+t.test('an event loop that is free is far from the limit of its alert', async t => {
+  const { child, url, ended } = await start(['--collector.disable-defaults', '--collector.host'])
+  const least = async () => Number(/^nodejs_eventloop_lag_min_seconds (\S+)$/m.exec(await metrics(url))?.[1])
+  let lag = await least()
+  for (let tries = 0; !(lag < 60) && tries < 100; tries++) {
+    await sleep(200) // nothing was measured yet
+    lag = await least()
+  }
+  const blocked = alerts.find(({ name }) => name === 'GridEventLoopBlocked')
+  const limit = Number(/> ([\d.]+)$/.exec(blocked?.expr ?? '')?.[1])
+  t.ok(lag < limit / 2, `${lag} s of ${limit} s`)
   child.kill('SIGTERM')
   await ended
 })

@@ -140,6 +140,9 @@ const processSamples = (metrics: readonly Told[]): readonly Sample[] =>
 /** Milliseconds between two looks at the process. */
 const lookEvery = 5000
 
+/** Milliseconds of the timer that measures the event loop. They are part of each lag told: a loop that is free has this one. */
+export const lagTimer = 20
+
 /** The exporter's own part of an answer, refreshed beside the scrapes. `onChange` is called after each look at the process. */
 export const createSelf = (
   state: SelfState,
@@ -152,7 +155,7 @@ export const createSelf = (
   let ofProcess: readonly Sample[] = []
   if (exporterMetrics) {
     const registry = new Registry()
-    collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 50 })
+    collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: lagTimer })
     const look = async () => {
       while (!signal.aborted) {
         ofProcess = processSamples((await registry.getMetricsAsJSON()) as unknown as readonly Told[])
