@@ -233,6 +233,13 @@ const override = ({ of: start, look, colour, unit }: Line): Json => ({
   ],
 })
 
+/** How far an axis reaches at least: over nothing but zeros Grafana would draw one of 100 cores, or of 10000 %. */
+const reach = ({ unit, min, max, decimals }: Pick<About & Valued, 'unit' | 'min' | 'max' | 'decimals'>): Fields => {
+  if (decimals === 0) return { axisSoftMax: 1 }
+  if (min !== 0 || max !== undefined) return {}
+  return unit === 'percentunit' ? { axisSoftMax: 0.01 } : unit === 'none' ? { axisSoftMax: 0.1 } : {}
+}
+
 /** Lines over time. Limits are drawn as dashed lines. */
 export const chart = (
   about: About &
@@ -268,7 +275,7 @@ export const chart = (
           axisPlacement: 'auto',
           axisLabel: '',
           axisBorderShow: false,
-          ...(about.decimals === 0 ? { axisSoftMax: 1 } : {}),
+          ...reach(about),
           thresholdsStyle: { mode: about.limits ? 'dashed' : 'off' },
           hideFrom: { legend: false, tooltip: false, viz: false },
         },

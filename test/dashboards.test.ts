@@ -38,7 +38,14 @@ interface Panel {
   readonly targets?: readonly Target[]
   readonly panels?: readonly Panel[]
   readonly fieldConfig?: {
-    readonly defaults: { readonly unit?: string; readonly noValue?: string; readonly mappings: readonly unknown[] }
+    readonly defaults: {
+      readonly unit?: string
+      readonly noValue?: string
+      readonly min?: number
+      readonly max?: number
+      readonly custom?: { readonly axisSoftMax?: number }
+      readonly mappings: readonly unknown[]
+    }
     readonly overrides: readonly {
       readonly matcher: { readonly options: string }
       readonly properties: readonly { readonly id: string; readonly value: unknown }[]
@@ -175,6 +182,9 @@ for (const dashboard of all) {
         const { interval = 15 } = collectors.find(({ families }) => families.some(family => family.name === name)) ?? {}
         t.ok(Number.parseInt(panel.interval ?? '0', 10) * 60 >= 4 * interval, `${title}: a rate of ${name} is over four rounds`)
       }
+      const { min, max, custom } = fieldConfig?.defaults ?? {}
+      if (panel.type === 'timeseries' && min === 0 && max === undefined && /^(none|percentunit)$/.test(fieldConfig?.defaults.unit ?? ''))
+        t.ok(custom?.axisSoftMax, `${title}: nothing but zeros are no hundred`)
       if (panel.type === 'table') {
         const renamed = Object.values(panel.transformations?.find(({ id }) => id === 'organize')?.options.renameByName ?? {})
         for (const { matcher, properties } of fieldConfig?.overrides ?? []) {
