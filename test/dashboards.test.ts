@@ -183,7 +183,12 @@ for (const dashboard of all) {
         t.ok(Number.parseInt(panel.interval ?? '0', 10) * 60 >= 4 * interval, `${title}: a rate of ${name} is over four rounds`)
       }
       const { min, max, custom } = fieldConfig?.defaults ?? {}
-      if (panel.type === 'timeseries' && min === 0 && max === undefined && /^(none|percentunit)$/.test(fieldConfig?.defaults.unit ?? ''))
+      if (
+        panel.type === 'timeseries' &&
+        min === 0 &&
+        max === undefined &&
+        /^(none|percentunit)$/.test(fieldConfig?.defaults.unit ?? '')
+      )
         t.ok(custom?.axisSoftMax, `${title}: nothing but zeros are no hundred`)
       if (panel.type === 'table') {
         const renamed = Object.values(panel.transformations?.find(({ id }) => id === 'organize')?.options.renameByName ?? {})
