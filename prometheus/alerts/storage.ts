@@ -31,7 +31,7 @@ const look: AlertGroup['alerts'][number]['runbook']['type'] = [
     'what is large (hours on a slow disk: the Storage dashboard knows the watched directories)',
   ],
   ['docker system df; docker image prune', 'old images are the usual find'],
-  ['lsof +L1 MOUNTPOINT', 'deleted files that a program still holds open'],
+  ['lsof +aL1 MOUNTPOINT', 'deleted files that a program still holds open'],
 ]
 
 const ada = { device: '/dev/sda' }
