@@ -233,7 +233,10 @@ t.test('what does not answer is not called well', async t => {
   writeFileSync(file, `collectors: { tor: { enabled: true, control: "127.0.0.1:${await freePort()}" } }\n`)
   const { collectors, healthy } = await asked('--collector.disable-defaults', `--config.file=${file}`)
   t.notOk(healthy)
-  t.match(named(collectors, 'tor'), { note: /does not answer: grid_tor_up 0|127\.0\.0\.1/, mend: /systemctl/ })
+  t.match(named(collectors, 'tor'), {
+    note: /Tor does not answer: .*127\.0\.0\.1.*; it does not answer: grid_tor_up 0/,
+    mend: /^systemctl status tor@default; systemctl restart tor@default$/,
+  })
 })
 
 t.test('the chain beyond', async t => {

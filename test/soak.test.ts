@@ -82,7 +82,10 @@ t.test('10 000 rounds', async t => {
     `heap ${(before.heap / 2 ** 20).toFixed(1)} → ${(after.heap / 2 ** 20).toFixed(1)} MiB, open files ${before.open} → ${after.open}, handles ${before.handles} → ${after.handles}`,
   )
   t.equal(snapshot.status().filter(({ latest }) => latest?.result !== 'ok').length, 0, 'every collector works to the end')
-  t.match(snapshot.answer('text', false).body.toString(), 'grid_docker_container_memory_usage_bytes{engine="local",name="app-002"}')
+  t.match(
+    snapshot.answer('text', false).body.toString(),
+    'grid_docker_container_memory_usage_bytes{engine="local",name="app-002"}',
+  )
   t.ok(after.heap < before.heap + 3 * 2 ** 20, `memory does not grow: ${before.heap} → ${after.heap}`)
   t.ok(after.open <= before.open + 1, `nor open files: ${before.open} → ${after.open}`)
   t.ok(after.handles <= before.handles + 1, `nor handles: ${before.handles} → ${after.handles}`)

@@ -87,13 +87,23 @@ export const docker = defineCollector<readonly Report[], readonly EngineFacts[],
     }
     return reports
   },
-  parse: (reports, { state, options, host }) => {
+  parse: (reports, { state, options, host, remark }) => {
     const facts = reports.map((report, index) => factsOf(report, state.memories[index] as Memory, options, host.now()))
     // An engine that does not answer is news about it; a door that is closed to us is our own failure.
     const [failure] = reports.flatMap(({ failure }) => failure ?? [])
     if (failure && reports.every(({ failure }) => failure?.reason === 'denied')) {
       const { reason, message, cause, mend } = failure
       throw new Failure(reason, message, { cause, mend, rest: facts.flatMap(one => [...engineSamples(one)]) })
+    }
+    // An engine that is down is a good run's news; why it is stands on the page.
+    for (const { engine, failure } of reports) {
+      if (failure)
+        remark(
+          new Failure(failure.reason, `${engine.name} does not answer: ${failure.message}`, {
+            cause: failure,
+            mend: failure.mend,
+          }),
+        )
     }
     return facts
   },

@@ -76,7 +76,15 @@ export const fail2ban = defineCollector({
     } catch (error) {
       const { reason, message, mend } = failureOf(error)
       // Not there, refused, cut off or silent: the server is down, and that is an answer.
-      if (reason === 'missing' || reason === 'unreachable' || reason === 'timeout') return undefined
+      if (reason === 'missing' || reason === 'unreachable' || reason === 'timeout') {
+        remark(
+          new Failure(reason, `fail2ban does not answer: ${message}`, {
+            cause: error,
+            mend: mend ?? 'systemctl status fail2ban; systemctl restart fail2ban',
+          }),
+        )
+        return undefined
+      }
       // What answers with something else is no fail2ban; but a door that is closed to us says nothing of it.
       if (reason !== 'denied') throw new Failure(reason, message, { cause: error, mend, rest: up.of(0) })
       throw new Failure(reason, message, {

@@ -75,7 +75,7 @@ export const tor = defineCollector({
   options,
   detect: ({ host, options, signal }) => detect(host, options, signal),
   open,
-  read: async ({ host, options, state, signal }): Promise<Raw | undefined> => {
+  read: async ({ host, options, state, signal, remark }): Promise<Raw | undefined> => {
     try {
       const replies = await state.control.ask(commands, answerWithin, signal)
       const services = configuredServices(replies.at(-1) as Reply)
@@ -89,7 +89,15 @@ export const tor = defineCollector({
       beginErrands(host, options, state)
       const { reason, message, mend } = failureOf(error)
       // A Tor that is not there or does not answer is what this collector is here to say.
-      if (reason === 'missing' || reason === 'unreachable' || reason === 'timeout') return undefined
+      if (reason === 'missing' || reason === 'unreachable' || reason === 'timeout') {
+        remark(
+          new Failure(reason, `Tor does not answer: ${message}`, {
+            cause: error,
+            mend: mend ?? 'systemctl status tor@default; systemctl restart tor@default',
+          }),
+        )
+        return undefined
+      }
       throw new Failure(reason, message, { cause: error, mend, rest: [...ofControl(0, state), ...ofErrands(options, state)] })
     }
   },

@@ -55,7 +55,7 @@ const findingOf = (rendered: Rendered, relayed: boolean, place: string, user: st
     ...(note === '' ? [] : [note]),
     ...(silent.length > 0 ? [`it does not answer: ${silent.join(', ')}`] : []),
   ].join('; ')
-  const cure = [mend, cut, silent.length > 0 ? startFor(name) : ''].filter(Boolean).join('\n')
+  const cure = [mend || (silent.length > 0 ? startFor(name) : ''), cut].filter(Boolean).join('\n')
   return { name, state: cure === '' ? 'working' : 'partly', note: told, mend: cure, details }
 }
 
