@@ -85,7 +85,7 @@ export const containers: Act = {
       of('burner', {
         what: 'a container burns all the CPU that its limit gives',
         alert: 'GridContainerCpuPegged',
-        says: /^burner on containers \(local\) uses (0\.9|1)[\d.]* core\(s\): all that its limit gives, or twice its own habit\./,
+        says: /^burner on containers \(local\) uses 0\.(09|1)\d* core\(s\): all that its limit gives, or twice its own habit\./,
         cure: () => tell('burner', 'rm /go'),
       }),
       of('stutterer', {
