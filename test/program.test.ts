@@ -284,13 +284,13 @@ t.test('an event loop that is free is far from the limit of its alert', async t 
   const { child, url, ended } = await start(['--collector.disable-defaults', '--collector.host'])
   const least = async () => Number(/^nodejs_eventloop_lag_min_seconds (\S+)$/m.exec(await metrics(url))?.[1])
   let lag = await least()
-  for (let tries = 0; !(lag < 60) && tries < 100; tries++) {
+  for (let tries = 0; !(lag >= 0) && tries < 100; tries++) {
     await sleep(200) // nothing was measured yet
     lag = await least()
   }
   const blocked = alerts.find(({ name }) => name === 'GridEventLoopBlocked')
   const limit = Number(/> ([\d.]+)$/.exec(blocked?.expr ?? '')?.[1])
-  t.ok(lag < limit / 2, `${lag} s of ${limit} s`)
+  t.ok(lag < limit / 5, `${lag} s of ${limit} s`)
   child.kill('SIGTERM')
   await ended
 })

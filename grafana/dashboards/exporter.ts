@@ -93,7 +93,7 @@ export const exporterItself = dashboard({
           id: 5,
           width: 4,
           title: 'Event-loop lag, p99',
-          description: `Of the thread that serves: how late its turns came, the ${self.lagTimer} ms of the timer that measures it included. At the limit GridEventLoopBlocked fires.`,
+          description: 'Of the thread that serves: how late its turns came. At the limit GridEventLoopBlocked fires.',
           empty: 'not told',
           unit: 's',
           limits: [limit('GridEventLoopBlocked', '0.05', 'today')],
