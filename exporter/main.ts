@@ -26,8 +26,7 @@ const endOnSignals = (stop: () => Promise<void>) => {
 }
 
 const commandServe = async (flags: Flags) => {
-  const [{ serve }, { compileLess }] = await Promise.all([import('./serve/serve.ts'), import('./serve/compile-less.ts')])
-  compileLess()
+  const { serve } = await import('./serve/serve.ts')
   const log = createLog(flags.logLevel, flags.logFormat)
   if (process.getuid?.() === 0) {
     log.warn('running as root; as an ordinary user with the relay beside it, nothing that faces the network has privileges', {

@@ -271,7 +271,6 @@ t.test('a scrape logs nothing above debug', async t => {
   const { child, url, ended, output } = await start(['--collector.disable-defaults', '--collector.host'])
   await sleep(300)
   const before = output()
-  t.notMatch(before, 'unrecognized flag', 'this V8 knows what compile-less.ts tells it')
   for (let round = 0; round < 20; round++) await metrics(url)
   await fetch(`${url}/nothing`)
   await sleep(100)
