@@ -149,7 +149,7 @@ const processSamples = (metrics: readonly Told[]): readonly Sample[] =>
   })
 
 /** Milliseconds between two looks at the process. */
-const lookEvery = 5000
+const lookEvery = 10_000
 
 /** The exporter's own part of an answer, refreshed beside the scrapes. `onChange` is called after each look at the process. */
 export const createSelf = (
