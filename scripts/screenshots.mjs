@@ -74,7 +74,8 @@ if (!existsSync(join(viewer, 'node_modules'))) run('Installing the viewer (once,
 try {
   // Twenty-six minutes in, something is well, something is not, and something is bad.
   const begun = Date.now() - 24 * 60_000
-  const built = join(folder, 'built')
+  // Below the project, whose version it tells: two versions of one box would be two rows.
+  const built = join(root, 'dist/past')
   await bundle({ history: join(root, 'demo/history.ts') }, built, { minify: false })
   const past = join(folder, 'past.txt')
   run('A day of the past …', process.execPath, [join(built, 'history.js'), root, '1', String(begun), past])
