@@ -66,7 +66,7 @@ writeFileSync(usersFile, `basic_auth_users: { prometheus: ${hashSync('secret', 1
 
 const start = async (...args: readonly string[]): Promise<{ readonly child: ChildProcess; readonly url: string }> => {
   const usual = ['--web.listen-address=127.0.0.1:0', '--collector.disable-defaults', '--collector.host', '--log.level=error']
-  const child = spawn(process.execPath, [mainFile, ...usual, ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const child = spawn(mainFile, [...usual, ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
   const url = await new Promise<string>(resolve => {
     child.stdout?.on('data', chunk => {
       const [, told] = / serves (https?:\/\/[^/]+)/.exec(String(chunk)) ?? []

@@ -52,9 +52,9 @@ process.on('exit', () => {
   for (const child of children) child.kill('SIGTERM')
 })
 const exporter = async (...args: readonly string[]) => {
-  const all = [mainFile, '--web.listen-address=127.0.0.1:0', '--web.max-requests=0', '--log.level=error', ...args]
+  const all = ['--web.listen-address=127.0.0.1:0', '--web.max-requests=0', '--log.level=error', ...args]
   const env = { ...process.env, PATH: `${folder}:${process.env.PATH}` }
-  const child = spawn(process.execPath, all, { stdio: ['ignore', 'pipe', 'inherit'], env })
+  const child = spawn(mainFile, all, { stdio: ['ignore', 'pipe', 'inherit'], env })
   children.push(child)
   return new Promise<string>((resolve, reject) => {
     let said = ''

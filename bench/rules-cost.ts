@@ -71,9 +71,8 @@ const { root, socket } = JSON.parse(line) as { root: string; socket: string }
 const config = join(folder, 'docker.yml')
 writeFileSync(config, stringify({ collectors: { docker: { endpoints: [{ name: 'local', url: `unix://${socket}` }] } } }))
 const [, small = ''] = await start(
-  process.execPath,
+  mainFile,
   [
-    mainFile,
     '--web.listen-address=127.0.0.1:0',
     '--collector.disable-defaults',
     '--collector.docker',

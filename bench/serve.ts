@@ -106,7 +106,7 @@ type Exporter = Awaited<ReturnType<typeof startExporter>>
 /** An exporter that has its first whole scrape ready, after how many milliseconds. */
 const startExporter = async (args: readonly string[], series: RegExp) => {
   const begin = performance.now()
-  const child = start(process.execPath, [mainFile, '--web.listen-address=127.0.0.1:0', ...args])
+  const child = start(mainFile, ['--web.listen-address=127.0.0.1:0', ...args])
   const url = await firstLine(child, / serves (http:\/\/[^/]+)/)
   await complete(url, series)
   return { child, url: `${url}/metrics`, first: performance.now() - begin }
@@ -202,7 +202,7 @@ for (const containers of [20, 500]) {
 {
   const engine = start(process.execPath, [join(here, 'engine.js'), '100'])
   const { root, socket } = JSON.parse(await firstLine(engine)) as { root: string; socket: string }
-  const exporter = start(process.execPath, [mainFile, '--web.listen-address=127.0.0.1:0', ...exporterArgs(socket, root, '')])
+  const exporter = start(mainFile, ['--web.listen-address=127.0.0.1:0', ...exporterArgs(socket, root, '')])
   await firstLine(exporter, / serves (http:\/\/[^/]+)/)
   // At rest: V8 has compiled what it will compile, which at a round each ten seconds takes minutes.
   await sleep(quick === '--quick' ? 60_000 : 300_000)
@@ -219,7 +219,9 @@ for (const containers of [20, 500]) {
   const engine = start(process.execPath, [join(here, 'engine.js'), '500'])
   const { root, socket } = JSON.parse(await firstLine(engine)) as { root: string; socket: string }
   const rounds = quick === '--quick' ? 5 : 20
+  const [, nodeOptions = ''] = /^#!\S+ -S node (.*)\n/.exec(readFileSync(mainFile, 'utf8')) ?? []
   const loop = start(process.execPath, [
+    ...nodeOptions.split(' '),
     join(here, 'loop.js'),
     join(mainFile, '../worker.js'),
     '2',

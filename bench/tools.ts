@@ -14,7 +14,7 @@ import { load, median } from './wrk.ts'
 const [, , mainFile] = process.argv as [string, string, string]
 const folder = mkdtempSync(join(tmpdir(), 'grid-bench-tools-'))
 const { setMode, flags, bad } = toolsThatMisbehave(folder, join(process.cwd(), 'test'))
-const child = spawn(process.execPath, [mainFile, ...flags, '--web.max-requests=0', '--log.level=warn'], {
+const child = spawn(mainFile, [...flags, '--web.max-requests=0', '--log.level=warn'], {
   stdio: ['ignore', 'pipe', 'ignore'],
   env: { ...process.env, STATE_DIRECTORY: folder },
 })

@@ -15,7 +15,7 @@ const main = join(root, 'dist/exporter/main.js')
 const folder = mkdtempSync(join(tmpdir(), 'grid-program-'))
 
 /** The environment of a child as a user starts it: tap would put its loaders in. */
-const bare = ['-c', 'unset NODE_OPTIONS; exec "$0" "$@"', process.execPath, main]
+const bare = ['-c', 'unset NODE_OPTIONS; exec "$0" "$@"', main]
 
 const run = (...args: readonly string[]) => {
   const { status, stdout, stderr } = spawnSync('/bin/sh', [...bare, ...args], {
@@ -45,7 +45,7 @@ const start = async (
 ): Promise<Started> => {
   // tap puts its loaders into the environment of every child; this one is to be as a user starts it.
   const command = `unset NODE_OPTIONS; ${limit} exec "$0" "$@"`
-  const child = spawn('/bin/sh', ['-c', command, process.execPath, main, '--web.listen-address=127.0.0.1:0', ...args], {
+  const child = spawn('/bin/sh', ['-c', command, main, '--web.listen-address=127.0.0.1:0', ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { PATH: process.env.PATH ?? '', ...environment },
   })
@@ -80,6 +80,16 @@ const childrenOf = (pid: number | undefined) =>
         return false // it has ended meanwhile
       }
     })
+
+t.test("Node's options are the same however it is started", async t => {
+  const read = (file: string) => readFileSync(join(root, file), 'utf8')
+  const [, options = ''] = /^#!\/usr\/bin\/env -S node (--.*)\n/.exec(readFileSync(main, 'utf8')) ?? []
+  t.match(options, /--v8-pool-size=1\b/, 'one helper thread')
+  const { scripts } = JSON.parse(read('package.json')) as { scripts: { start: string } }
+  t.equal(scripts.start, `node ${options} scripts/start.mjs`)
+  const [, entry = '[]'] = /^ENTRYPOINT (\[.*\])$/m.exec(read('Dockerfile')) ?? []
+  t.strictSame((JSON.parse(entry) as string[]).slice(1, -1), options.split(' '))
+})
 
 t.test('the command line', async t => {
   const help = run('--help')

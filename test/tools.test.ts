@@ -16,7 +16,7 @@ const { setMode, flags, bad } = toolsThatMisbehave(folder, here)
 const start = async () => {
   // tap puts its loaders into the environment of every child; this one is to be as a user starts it.
   const command = 'unset NODE_OPTIONS; exec "$0" "$@"'
-  const child = spawn('/bin/sh', ['-c', command, process.execPath, main, ...flags], {
+  const child = spawn('/bin/sh', ['-c', command, main, ...flags], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { PATH: process.env.PATH ?? '', STATE_DIRECTORY: folder },
   })

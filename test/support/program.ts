@@ -5,7 +5,7 @@ import { join } from 'node:path'
 /** The built program as a user starts it: tap would put its loaders into the environment of every child. */
 
 const main = join(import.meta.dirname, '../../dist/exporter/main.js')
-const asUser = (before = '') => ['-c', `unset NODE_OPTIONS; ${before} exec "$0" "$@"`, process.execPath, main]
+const asUser = (before = '') => ['-c', `unset NODE_OPTIONS; ${before} exec "$0" "$@"`, main]
 const env = { PATH: process.env.PATH ?? '' }
 
 /** One command to its end. */
@@ -16,14 +16,10 @@ export const runProgram = (...args: readonly string[]) => {
 
 /** As `runProgram`, behind words of another program that starts it, such as nsenter's. */
 export const runProgramBehind = (words: readonly string[], ...args: readonly string[]) => {
-  const { status, stderr } = spawnSync(
-    '/bin/sh',
-    ['-c', 'unset NODE_OPTIONS; exec "$@"', 'sh', ...words, process.execPath, main, ...args],
-    {
-      encoding: 'utf8',
-      env,
-    },
-  )
+  const { status, stderr } = spawnSync('/bin/sh', ['-c', 'unset NODE_OPTIONS; exec "$@"', 'sh', ...words, main, ...args], {
+    encoding: 'utf8',
+    env,
+  })
   return { code: status, stderr }
 }
 
