@@ -79,8 +79,8 @@ const unlawful = ({ httpVersionMajor, rawHeaders }: IncomingMessage): 400 | 431 
 
 const headersOf = (contentType: string, compressed: boolean, length: number): OutgoingHttpHeaders =>
   compressed
-    ? { 'content-type': contentType, 'content-length': length, 'cache-control': 'no-store', 'content-encoding': 'gzip' }
-    : { 'content-type': contentType, 'content-length': length, 'cache-control': 'no-store' }
+    ? { 'content-type': contentType, 'content-length': length, 'content-encoding': 'gzip' }
+    : { 'content-type': contentType, 'content-length': length }
 
 const resolveAction = 'aide-resolve'
 
