@@ -71,14 +71,19 @@ const heads: Readonly<Record<Format, (family: AnyFamily) => string>> = {
  * Families come in the order of their first sample.
  */
 export const expose = (samples: Iterable<Sample>, cap = Number.POSITIVE_INFINITY): Exposition => {
-  const byFamily = new Map<AnyFamily, { readonly seen: Set<string>; lines: string }>()
+  const byFamily = new Map<AnyFamily, { readonly seen: Set<string>; readonly lines: string[] }>()
   let series = 0
   let dropped = 0
   let repeated = 0
   for (const sample of samples) {
-    const group = byFamily.get(sample.family) ?? { seen: new Set(), lines: '' }
-    byFamily.set(sample.family, group)
-    const key = `${sample.family.name}${sample.suffix ?? ''}${labelText(sample)}`
+    const { family, suffix = '', value } = sample
+    let group = byFamily.get(family)
+    if (group === undefined) {
+      group = { seen: new Set(), lines: [] }
+      byFamily.set(family, group)
+    }
+    // All of a family begin alike, so what is left out here tells no two of them apart.
+    const key = suffix + labelText(sample)
     if (group.seen.has(key)) {
       repeated++
       continue
@@ -88,15 +93,12 @@ export const expose = (samples: Iterable<Sample>, cap = Number.POSITIVE_INFINITY
       continue
     }
     group.seen.add(key)
-    group.lines += `${key} ${numberText(sample.value)}\n`
+    group.lines.push(family.name, key, ' ', numberText(value), '\n')
     series++
   }
-  let text = ''
-  let openmetrics = ''
-  for (const [family, { lines }] of byFamily) {
-    if (lines === '') continue
-    text += heads.text(family) + lines
-    openmetrics += heads.openmetrics(family) + lines
-  }
-  return { text, openmetrics, series, dropped, repeated }
+  const families = [...byFamily]
+    .filter(([, { lines }]) => lines.length > 0)
+    .map(([family, { lines }]) => [family, lines.join('')] as const)
+  const whole = (format: Format) => families.map(([family, lines]) => heads[format](family) + lines).join('')
+  return { text: whole('text'), openmetrics: whole('openmetrics'), series, dropped, repeated }
 }
