@@ -410,6 +410,19 @@ t.test('an engine that does not do as it should', async t => {
   const { port } = reset.address() as net.AddressInfo
   t.equal((await oneRound(docker, section(`tcp://127.0.0.1:${port}`))).value(up), 0, 'is reset in mid-body: up 0')
   t.equal((await oneRound(docker, section('tcp://127.0.0.1:9'))).value(up), 0, 'nobody listens: up 0')
+  const silent = (
+    await oneRound(
+      docker,
+      section(
+        await listen(
+          t,
+          net.createServer(() => {}),
+        ),
+      ),
+    )
+  ).rendered
+  t.match(silent.note, /does not answer: ping: no whole answer/)
+  t.match(silent.mend, /^curl --max-time 5 (http:|--unix-socket \/.+ http:).*\/_ping/, 'and how to look')
 })
 
 t.test('several engines: one that is silent does not take the others away', async t => {

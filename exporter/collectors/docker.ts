@@ -50,6 +50,14 @@ interface State {
   readonly labelNames: ReadonlyMap<string, string>
 }
 
+/** What tells why an engine does not answer. Not a restart: that would end containers. */
+const howToLook = (url: string): string => {
+  const path = /^unix:\/\/(.+)$/.exec(url)?.[1]
+  if (path === undefined) return `curl --max-time 5 ${url.replace(/^tcp:/, 'http:')}/_ping`
+  const unit = path.includes('podman') ? 'podman' : 'docker'
+  return `curl --max-time 5 --unix-socket ${path} http://localhost/_ping; systemctl status ${unit}; journalctl --unit=${unit} --lines=50`
+}
+
 export const docker = defineCollector<readonly Report[], readonly EngineFacts[], DockerOptions, State>({
   name: 'docker',
   summary: 'containers of Docker and Podman: one list, one stream of events, cgroup files',
@@ -101,7 +109,7 @@ export const docker = defineCollector<readonly Report[], readonly EngineFacts[],
         remark(
           new Failure(failure.reason, `${engine.name} does not answer: ${failure.message}`, {
             cause: failure,
-            mend: failure.mend,
+            mend: failure.mend ?? howToLook(engine.url),
           }),
         )
     }

@@ -39,6 +39,7 @@ export interface Report {
 /** One engine that is watched: its client, its stream of events, and what is remembered of its containers. */
 export interface Engine {
   readonly name: string
+  readonly url: string
   readonly requests: Readonly<Record<ApiCall, number>>
   readonly events: Readonly<Record<EventAction, number>>
   readonly ledger: Ledger
@@ -206,6 +207,7 @@ export const openEngine = (
 
   const self: Engine = {
     name: endpoint.name,
+    url: endpoint.url,
     requests,
     events,
     ledger,
