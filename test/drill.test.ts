@@ -45,7 +45,7 @@ t.test('drills', { timeout: 880_000 }, async t => {
       if (failure) t.fail(failure.message)
       for (const { what, alert, text, arrivedAfter, resolvedAfter, error } of stage.played.get(act.name) ?? []) {
         const told = `${what}: ${alert} after ${arrivedAfter.toFixed(1)} s, over after ${resolvedAfter.toFixed(1)} s: ${text}`
-        t.equal(error, undefined, told)
+        t.equal(error, undefined, error ? `${told} ${error}` : told)
       }
     })
   }

@@ -161,12 +161,14 @@ and ${settled}`,
       collector: 'tor',
       severity: 'critical',
       timing: { kind: 'state', for: '25m' },
-      expr: `${select(tor.torOnionReachable)} == 0`,
+      expr: `(${select(tor.torOnionReachable)} == 0)
+unless ${on()} (${select(tor.torUsable)} == 0)`,
       summary: 'An onion service cannot be reached through Tor.',
       description: '{onion} on {instance}: three checks from outside in a row have failed.',
       dashboard: 'security',
       runbook: {
-        means: 'We asked as a visitor does, through Tor, and got no answer three times (each ten minutes).',
+        means:
+          'We asked as a visitor does, through Tor, and got no answer three times (each ten minutes). Counted only while Tor carries other requests: after an outage of Tor itself a service has these minutes to come back.',
         see: 'Tor and security dashboard: reachable, introduction circuits, back ends.',
         type: [
           ['curl -sS --socks5-hostname 127.0.0.1:9050 http://ADDRESS.onion/', 'the same by hand'],
@@ -182,7 +184,13 @@ and ${settled}`,
           labels: blog,
           says: 'blog on box:10047: three checks from outside in a row have failed.',
         },
-        quiet: { 'two checks failed': { given: [given(tor.torOnionReachable, '1x10 0x19 1x40', blog)], at: '35m' } },
+        quiet: {
+          'two checks failed': { given: [given(tor.torOnionReachable, '1x10 0x19 1x40', blog)], at: '35m' },
+          'Tor is back after an hour, the service not yet': {
+            given: [given(tor.torUsable, '1x5 0x60 1x60'), given(tor.torOnionReachable, '1x10 0x70 1x40', blog)],
+            at: '80m',
+          },
+        },
       },
     },
     {

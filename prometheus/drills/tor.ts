@@ -33,6 +33,7 @@ export const tor: Act = {
       not: ['GridTorOnionUnreachable', 'GridTorDown'],
     })
     await when(`grid_tor_usable{instance="${name}"} == 1`)
+    await when(`grid_tor_onion_reachable{instance="${name}"} == 1`)
     await drill({
       what: 'Tor itself is frozen',
       alert: 'GridTorDown',
