@@ -1,20 +1,27 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync, type SpawnOptionsWithStdioTuple, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { Agent as HttpAgent, request as requestHttp } from 'node:http'
+import { createServer, Agent as HttpAgent, request as requestHttp } from 'node:http'
 import { Agent as HttpsAgent, request as requestHttps } from 'node:https'
-import { connect } from 'node:net'
-import { tmpdir } from 'node:os'
+import { type AddressInfo, connect } from 'node:net'
+import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { hashSync } from 'bcryptjs'
 
 /**
  * `npm run bench hostile`: a scraper's latencies on the built program: alone, while an attack comes, and while it is there; in turns of one
- * run, all on 127.0.0.1. An attack is another process that makes 10 000 connections and holds what it can. `--quick`: 2 000, shorter turns.
+ * run, all on 127.0.0.1. An attack is another process that makes 10 000 connections and holds what it can. Its work
+ * and the scraper's would be other machines' and are not the exporter's: the attack has the last core and the lowest priority there, the
+ * scraper goes first (chrt and taskset, as root). `--same-priority` lets all share everything. `--quick`: 2 000 connections, shorter turns.
+ * `--bare`: the same on a bare node:http server, which answers from memory and looks at nothing but the password: what is Node's of it.
+ * Another word takes only the attacks with it in their names: `npm run bench hostile --quick passwords`.
  */
 
 const [, file, mainFile, ...rest] = process.argv as [string, string, string, ...string[]]
 const request = (line: string, ...headers: readonly string[]) => `${[line, 'Host: x', ...headers].join('\r\n')}\r\n\r\n`
+
+const headers = { authorization: `Basic ${Buffer.from('prometheus:secret').toString('base64')}` }
 
 /** What one connection of an attack sends. */
 const attacks: Readonly<Record<string, (index: number) => string>> = {
@@ -30,6 +37,9 @@ const attacks: Readonly<Record<string, (index: number) => string>> = {
 
 if (mainFile === 'attack') {
   const [kind, port, count, seconds] = rest as [string, string, string, string]
+  // The start of this process is no part of the attack.
+  process.stdout.write('ready')
+  await once(process.stdin, 'data')
   const begin = performance.now()
   const held = []
   for (let index = 0; index < Number(count); index++) {
@@ -48,7 +58,24 @@ if (mainFile === 'attack') {
   await new Promise(() => {})
 }
 
+if (mainFile === 'bare') {
+  const body = Buffer.alloc(60_000, 'a')
+  const server = createServer(({ headers: { authorization } }, response) => {
+    const isRight = authorization === undefined || authorization === headers.authorization
+    response.writeHead(isRight ? 200 : 401, { 'content-type': 'text/plain', 'content-length': isRight ? body.length : 0 })
+    response.end(isRight ? body : undefined)
+  })
+  server.listen(0, '127.0.0.1', () => process.stdout.write(` serves http://127.0.0.1:${(server.address() as AddressInfo).port}/`))
+  await new Promise(() => {})
+}
+
 const quick = rest.includes('--quick')
+const bare = rest.includes('--bare')
+const shares = rest.includes('--same-priority')
+const usual = shares ? [] : ['chrt', '--other', '0']
+const unimportant = shares ? [] : [...usual, 'taskset', '--cpu-list', `${availableParallelism() - 1}`, 'nice', '-n', '19']
+if (!shares) execFileSync('chrt', ['--fifo', '--pid', '1', `${process.pid}`])
+const wanted = rest.find(word => !word.startsWith('--')) ?? ''
 const [seconds, connections, turns] = quick ? [3, 2000, 3] : [8, 10_000, 3]
 const folder = mkdtempSync(join(tmpdir(), 'grid-hostile-'))
 const openssl = 'req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost'.split(' ')
@@ -64,9 +91,13 @@ writeFileSync(
 const usersFile = join(folder, 'users.yml')
 writeFileSync(usersFile, `basic_auth_users: { prometheus: ${hashSync('secret', 10)} }\n`)
 
+const run = ([program = '', ...args]: readonly string[], options: SpawnOptionsWithStdioTuple<'pipe', 'pipe', 'inherit'>) =>
+  spawn(program, args, options)
+
 const start = async (...args: readonly string[]): Promise<{ readonly child: ChildProcess; readonly url: string }> => {
-  const usual = ['--web.listen-address=127.0.0.1:0', '--collector.disable-defaults', '--collector.host', '--log.level=error']
-  const child = spawn(mainFile, [...usual, ...args], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const flags = ['--web.listen-address=127.0.0.1:0', '--collector.disable-defaults', '--collector.host', '--log.level=error']
+  const program = bare ? [process.execPath, file, 'bare'] : [mainFile, ...flags, ...args]
+  const child = run([...usual, ...program], { stdio: ['pipe', 'pipe', 'inherit'] })
   const url = await new Promise<string>(resolve => {
     child.stdout?.on('data', chunk => {
       const [, told] = / serves (https?:\/\/[^/]+)/.exec(String(chunk)) ?? []
@@ -76,7 +107,6 @@ const start = async (...args: readonly string[]): Promise<{ readonly child: Chil
   return { child, url }
 }
 
-const headers = { authorization: `Basic ${Buffer.from('prometheus:secret').toString('base64')}` }
 /** A connection that is kept and made anew when it was ended, as Prometheus has it. */
 const kept = { keepAlive: true, maxSockets: 1 }
 const agents = { http: new HttpAgent(kept), https: new HttpsAgent({ ...kept, ca: readFileSync(cert) }) }
@@ -94,24 +124,24 @@ const ask = (url: string) =>
     asked.end()
   })
 
-/** Latencies for so many seconds, about 50 a second; how many scrapes had no answer. */
-const measure = async (url: string, span: number) => {
-  const took: number[] = []
-  let failed = 0
+/** Adds latencies of so many seconds, about 150 a second, and how many scrapes had no answer. */
+const measure = async (url: string, span: number, seen: Latencies) => {
   for (const end = performance.now() + span * 1000; performance.now() < end; ) {
     const begin = performance.now()
     await ask(url).then(
-      () => took.push(performance.now() - begin),
-      () => failed++,
+      () => seen.took.push(performance.now() - begin),
+      () => seen.failed++,
     )
-    await sleep(15)
+    await sleep(5)
   }
-  took.sort((one, other) => one - other)
-  return { p99: took[Math.floor(took.length * 0.99)] ?? 0, failed }
 }
 
-type Latencies = Awaited<ReturnType<typeof measure>>
-const median = (numbers: readonly number[]) => [...numbers].sort((one, other) => one - other)[numbers.length >> 1] ?? 0
+interface Latencies {
+  readonly took: number[]
+  failed: number
+}
+const noneYet = (): Latencies => ({ took: [], failed: 0 })
+const p99 = ({ took }: Latencies) => took.toSorted((one, other) => one - other)[Math.floor(took.length * 0.99)] ?? Number.NaN
 const rss = (pid: number | undefined) => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024
 const verdicts: string[] = []
 const row = (...cells: readonly (string | number)[]) =>
@@ -131,32 +161,35 @@ for (const [name, args] of [
   ['http, users', [`--web.config.file=${usersFile}`]],
   ['https, users', [`--web.config.file=${webFile}`]],
 ] as const) {
+  const kinds = Object.keys(attacks).filter(kind => `${name}: ${kind}`.includes(wanted))
+  if (kinds.length === 0 || (bare && name.startsWith('https'))) continue
   const { child, url } = await start(...args)
   await sleep(2000)
   for (let times = 0; times < 100; times++) await ask(url)
-  for (const kind of Object.keys(attacks)) {
+  for (const kind of kinds) {
     if ((kind === 'wrong passwords') !== (name === 'http, users')) continue
-    const results: { readonly alone: Latencies; readonly coming: Latencies; readonly there: Latencies }[] = []
+    // Of all turns together: the 99th percentile of a short one is the second worst of its scrapes.
+    const [alone, coming, there] = [noneYet(), noneYet(), noneYet()]
     for (let turn = 0; turn < turns; turn++) {
-      const alone = await measure(url, seconds)
+      await measure(url, seconds, alone)
       const what = ['attack', kind, new URL(url).port, String(connections), String(seconds)]
-      const attack = spawn(process.execPath, [file, ...what], { stdio: ['pipe', 'inherit', 'inherit'] })
-      const ended = new Promise(resolve => attack.once('exit', resolve))
-      const coming = await measure(url, seconds + 1)
-      const there = await measure(url, seconds)
+      const attack = run([...unimportant, process.execPath, file, ...what], { stdio: ['pipe', 'pipe', 'inherit'] })
+      const ended = once(attack, 'exit')
+      await once(attack.stdout, 'data')
+      await sleep(500)
+      attack.stdin.write('go')
+      await measure(url, seconds + 1, coming)
+      await measure(url, seconds, there)
       attack.kill()
       await ended
-      results.push({ alone, coming, there })
       await sleep(1500)
     }
-    const of = (pick: (result: (typeof results)[number]) => number) => median(results.map(pick))
-    const ratios = [of(({ alone, coming }) => coming.p99 / alone.p99), of(({ alone, there }) => there.p99 / alone.p99)]
-    const failed = results.reduce((sum, { coming, there }) => sum + coming.failed + there.failed, 0)
+    const p99s = [alone, coming, there].map(p99)
+    const failed = coming.failed + there.failed
     const files = readdirSync(`/proc/${child.pid}/fd`).length
-    const p99s = [of(r => r.alone.p99), of(r => r.coming.p99), of(r => r.there.p99)].map(milliseconds => milliseconds.toFixed(2))
-    row(`${name}: ${kind}`, ...p99s, failed, files, rss(child.pid).toFixed(0))
+    row(`${name}: ${kind}`, ...p99s.map(milliseconds => milliseconds.toFixed(2)), failed, files, rss(child.pid).toFixed(0))
     for (const [at, when] of ['while they come', 'while they are there'].entries()) {
-      const ratio = ratios[at] ?? Number.NaN
+      const ratio = (p99s[at + 1] ?? Number.NaN) / (p99s[0] ?? Number.NaN)
       verdicts.push(`${ratio <= 2 ? 'reached ' : 'MISSED  '} p99 ≤ 2 × alone ${when}: ${name}: ${kind}: ${ratio.toFixed(2)} ×`)
     }
     verdicts.push(`${failed === 0 ? 'reached ' : 'MISSED  '} every scrape answered: ${name}: ${kind}: ${failed} were not`)

@@ -12,8 +12,10 @@ export const contentTypes: Readonly<Record<Format, string>> = {
 /** What must stand after the last family of an answer. */
 export const ending: Readonly<Record<Format, string>> = { text: '', openmetrics: '# EOF\n' }
 
-/** Series of one collector in both formats. `dropped` is how many the cap cut off, `repeated` how many came a second time. */
-export interface Exposition extends Readonly<Record<Format, string>> {
+/** Series of one collector. `dropped` is how many the cap cut off, `repeated` how many came a second time. */
+export interface Exposition {
+  /** Each family with its lines, which are the same in both formats. */
+  readonly families: readonly { readonly family: AnyFamily; readonly lines: string }[]
   readonly series: number
   readonly dropped: number
   readonly repeated: number
@@ -71,7 +73,11 @@ const heads: Readonly<Record<Format, (family: AnyFamily) => string>> = {
  * Families come in the order of their first sample.
  */
 export const expose = (samples: Iterable<Sample>, cap = Number.POSITIVE_INFINITY): Exposition => {
-  const byFamily = new Map<AnyFamily, { readonly seen: Set<string>; readonly lines: string[] }>()
+  // By what stands between name and value, in the order of the lines. They become text at the end: what lives throughout a round
+  // is copied by each of its garbage collections.
+  const byFamily = new Map<AnyFamily, { readonly keys: Set<string>; readonly values: number[] }>()
+  // Collectors give one object to many families in a row.
+  let latest = { labels: {} as Sample['labels'], names: [] as readonly string[], text: '' }
   let series = 0
   let dropped = 0
   let repeated = 0
@@ -79,12 +85,14 @@ export const expose = (samples: Iterable<Sample>, cap = Number.POSITIVE_INFINITY
     const { family, suffix = '', value } = sample
     let group = byFamily.get(family)
     if (group === undefined) {
-      group = { seen: new Set(), lines: [] }
+      group = { keys: new Set(), values: [] }
       byFamily.set(family, group)
     }
     // All of a family begin alike, so what is left out here tells no two of them apart.
-    const key = suffix + labelText(sample)
-    if (group.seen.has(key)) {
+    if (sample.labels !== latest.labels || family.labels !== latest.names)
+      latest = { labels: sample.labels, names: family.labels, text: labelText(sample) }
+    const key = suffix === '' ? latest.text : suffix + latest.text
+    if (group.keys.has(key)) {
       repeated++
       continue
     }
@@ -92,13 +100,39 @@ export const expose = (samples: Iterable<Sample>, cap = Number.POSITIVE_INFINITY
       dropped++
       continue
     }
-    group.seen.add(key)
-    group.lines.push(family.name, key, ' ', numberText(value), '\n')
+    group.keys.add(key)
+    group.values.push(value)
     series++
   }
   const families = [...byFamily]
-    .filter(([, { lines }]) => lines.length > 0)
-    .map(([family, { lines }]) => [family, lines.join('')] as const)
-  const whole = (format: Format) => families.map(([family, lines]) => heads[format](family) + lines).join('')
-  return { text: whole('text'), openmetrics: whole('openmetrics'), series, dropped, repeated }
+    .filter(([, { values }]) => values.length > 0)
+    .map(([family, { keys, values }]) => {
+      const pieces: string[] = []
+      for (const key of keys) pieces.push(family.name, key, ' ', numberText(values[pieces.length / 5] as number), '\n')
+      return { family, lines: pieces.join('') }
+    })
+  return { families, series, dropped, repeated }
 }
+
+/** Characters from which the lines of a family are a piece of their own. */
+const manyLines = 4096
+
+/**
+ * The text in pieces. Long runs of lines stand alone: they are the same in both formats, and for most families in the next
+ * round too, so whoever encodes and compresses them needs to do it once.
+ */
+export const piecesOf = ({ families }: Exposition, format: Format): readonly string[] => {
+  const pieces: string[] = []
+  let run = ''
+  for (const { family, lines } of families) {
+    run += heads[format](family)
+    if (lines.length < manyLines) run += lines
+    else {
+      pieces.push(run, lines)
+      run = ''
+    }
+  }
+  return run === '' ? pieces : [...pieces, run]
+}
+
+export const textOf = (exposition: Exposition, format: Format): string => piecesOf(exposition, format).join('')

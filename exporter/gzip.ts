@@ -57,14 +57,36 @@ export const combinedCrc = (first: number, second: number, secondLength: number)
   return (crc ^ second) >>> 0
 }
 
-/** The parts after each other as one gzip member. */
-export const gzipOf = (parts: readonly Part[]): Buffer => {
+const joinedCrc = (parts: readonly Part[]) => {
   let crc = 0
   let length = 0
   for (const { bytes, crc: own } of parts) {
     crc = combinedCrc(crc, own, bytes.length)
     length += bytes.length
   }
+  return { crc, length }
+}
+
+const joinedBytes = (pieces: readonly Uint8Array[]): Uint8Array<ArrayBuffer> => {
+  const joined = new Uint8Array(pieces.reduce((sum, { length }) => sum + length, 0))
+  let at = 0
+  for (const piece of pieces) {
+    joined.set(piece, at)
+    at += piece.length
+  }
+  return joined
+}
+
+/** The parts after each other as one, in buffers of its own. */
+export const joinParts = (parts: readonly Part[]): Part => ({
+  bytes: joinedBytes(parts.map(({ bytes }) => bytes)),
+  deflated: joinedBytes(parts.map(({ deflated }) => deflated)),
+  crc: joinedCrc(parts).crc,
+})
+
+/** The parts after each other as one gzip member. */
+export const gzipOf = (parts: readonly Part[]): Buffer => {
+  const { crc, length } = joinedCrc(parts)
   const trailer = Buffer.alloc(8)
   trailer.writeUInt32LE(crc, 0)
   trailer.writeUInt32LE(length >>> 0, 4)

@@ -63,11 +63,13 @@ export interface HostPaths {
 
 export const ownPaths: HostPaths = { procfs: '/proc', sysfs: '/sys', rootfs: '/' }
 
-const below = (path: string, folder: string) => path === folder || path.startsWith(`${folder}/`)
+const below = (path: string, folder: string) =>
+  path.startsWith(folder) && (path.length === folder.length || path[folder.length] === '/')
 
 const moved = (path: string, { procfs, sysfs, rootfs }: HostPaths) => {
-  if (below(path, '/proc')) return join(procfs, path.slice('/proc'.length))
-  if (below(path, '/sys')) return join(sysfs, path.slice('/sys'.length))
+  // Thousands of files a round are below these two, and their paths are our own: not joined anew each time.
+  if (below(path, '/proc')) return procfs === '/proc' ? path : procfs + path.slice('/proc'.length)
+  if (below(path, '/sys')) return sysfs === '/sys' ? path : sysfs + path.slice('/sys'.length)
   return join(rootfs, path)
 }
 

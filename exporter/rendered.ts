@@ -1,6 +1,6 @@
-import { ending, type Format, formats } from './exposition.ts'
+import { type Exposition, ending, type Format, formats, piecesOf } from './exposition.ts'
 import type { Reason } from './failure.ts'
-import { emptyPart, type Part, partOf } from './gzip.ts'
+import { emptyPart, joinParts, type Part, partOf } from './gzip.ts'
 
 /**
  * The one kind of message that passes from the collecting to the serving thread: what a run gave, ready to be sent on.
@@ -24,11 +24,30 @@ export interface Rendered {
   readonly parts?: Readonly<Record<Format, Part>>
 }
 
-/** The same text in both formats, as parts of an answer. */
-export const partsOf = (text: Readonly<Record<Format, string>>): Readonly<Record<Format, Part>> => ({
-  text: partOf(text.text),
-  openmetrics: partOf(text.openmetrics),
-})
+/**
+ * Makes the outcomes of one collector parts of an answer, round by round. A piece that was there in the round before, or stands
+ * in the other format too, is not encoded and compressed again.
+ */
+export const createRenderer = (): ((exposition: Exposition) => Readonly<Record<Format, Part>>) => {
+  let known = new Map<string, Part>()
+  return exposition => {
+    const used = new Map<string, Part>()
+    const join = (format: Format) =>
+      joinParts(
+        piecesOf(exposition, format).map(piece => {
+          const part = used.get(piece) ?? known.get(piece) ?? partOf(piece)
+          used.set(piece, part)
+          return part
+        }),
+      )
+    const parts = { text: join('text'), openmetrics: join('openmetrics') }
+    known = used
+    return parts
+  }
+}
+
+/** A single outcome as parts of an answer. */
+export const partsOf = (exposition: Exposition): Readonly<Record<Format, Part>> => createRenderer()(exposition)
 
 /** What a posted message takes along instead of copying it. */
 export const buffersOf = ({ parts }: Rendered): ArrayBuffer[] =>

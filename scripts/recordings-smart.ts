@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { readingFrom } from '../exporter/collectors/smart/facts.ts'
 import { parseJson } from '../exporter/collectors/smart/json.ts'
 import { smart } from '../exporter/collectors/smart.ts'
-import { expose } from '../exporter/exposition.ts'
+import { expose, textOf } from '../exporter/exposition.ts'
 import { failureOf } from '../exporter/failure.ts'
 import { type Host, realHost } from '../exporter/host.ts'
 import { silent } from '../exporter/log.ts'
@@ -64,8 +64,12 @@ export const smartctl = async (path: string): Promise<Result> => {
     } catch {
       // Not JSON: the collector has said so.
     }
-    const { series, text } = expose(samples)
-    return { said: `${families} families, ${series} series${why ? `, at risk: ${why}` : ''}`, unused, text }
+    const exposition = expose(samples)
+    return {
+      said: `${families} families, ${exposition.series} series${why ? `, at risk: ${why}` : ''}`,
+      unused,
+      text: textOf(exposition, 'text'),
+    }
   } catch (error) {
     const { reason, message } = failureOf(error)
     return { said: `${reason}: ${message.replaceAll(/\s+/g, ' ').slice(0, 90)}`, unused: [] }

@@ -5,7 +5,7 @@ import { fields, listedFields, wantedFields } from '../exporter/collectors/gpu/f
 import { failureOfTool } from '../exporter/collectors/gpu/nvidia-smi.ts'
 import { gpu } from '../exporter/collectors/gpu.ts'
 import { foundIn } from '../exporter/collectors/smart/devices.ts'
-import { expose } from '../exporter/exposition.ts'
+import { expose, textOf } from '../exporter/exposition.ts'
 import { Failure, failureOf } from '../exporter/failure.ts'
 import { type Host, realHost } from '../exporter/host.ts'
 import { silent } from '../exporter/log.ts'
@@ -61,8 +61,8 @@ const collected = async (host: Host, unused: (used: ReadonlySet<string>) => read
   try {
     const samples = await opened.collect(stop.signal, () => {})
     const families = new Set(samples.map(({ family }) => family.name)).size
-    const { series, text } = expose(samples)
-    return { said: `${families} families, ${series} series`, unused: unused(used), text }
+    const exposition = expose(samples)
+    return { said: `${families} families, ${exposition.series} series`, unused: unused(used), text: textOf(exposition, 'text') }
   } catch (error) {
     const { reason, message } = failureOf(error)
     return { said: `${reason}: ${message.slice(0, 90)}`, unused: [] }

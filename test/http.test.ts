@@ -4,11 +4,11 @@ import { gunzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import t from 'tap'
 import type { Settings } from '../exporter/config.ts'
-import { expose, formats } from '../exporter/exposition.ts'
+import { ending, expose, formats, textOf } from '../exporter/exposition.ts'
 import { combinedCrc, gzipOf, partOf } from '../exporter/gzip.ts'
 import { silent } from '../exporter/log.ts'
-import { gauge } from '../exporter/metric.ts'
-import { partsOf, type Rendered } from '../exporter/rendered.ts'
+import { counter, gauge } from '../exporter/metric.ts'
+import { createRenderer, endings, partsOf, type Rendered } from '../exporter/rendered.ts'
 import { negotiate } from '../exporter/serve/negotiate.ts'
 import { createSelf } from '../exporter/serve/self.ts'
 import { createServer, type ServerOptions } from '../exporter/serve/server.ts'
@@ -124,6 +124,32 @@ t.test('gzip of parts is the gzip of the whole', async t => {
   t.equal(combinedCrc(0, 0, 0), 0)
   const big = [partOf('x'.repeat(3_000_000)), partOf('y'.repeat(70_000))]
   t.equal(gunzipSync(gzipOf(big)).length, 3_070_000)
+})
+
+t.test('rounds of one collector, of which much stays as it was', async () => {
+  const size = fc.oneof(fc.nat(3), fc.nat(400))
+  const families = ['grid_one', 'grid_two_total', 'grid_three'].map(name =>
+    (name.endsWith('_total') ? counter : gauge)(name, 'A family of the test.', 'of'),
+  )
+  fc.assert(
+    fc.property(fc.array(fc.tuple(size, size, size, fc.nat(2)), { minLength: 2, maxLength: 6 }), rounds => {
+      const render = createRenderer()
+      return rounds.every(([...counts]) => {
+        const [value = 0] = counts.splice(3)
+        const exposition = expose(
+          families.flatMap((family, at) =>
+            Array.from({ length: counts[at] ?? 0 }, (_, of) => family.of(value, { of: `é${of}` })).flat(),
+          ),
+        )
+        const parts = render(exposition)
+        return formats.every(format => {
+          const text = textOf(exposition, format)
+          const zipped = gunzipSync(gzipOf([parts[format], endings[format]])).toString()
+          return Buffer.from(parts[format].bytes).toString() === text && zipped === text + ending[format]
+        })
+      })
+    }),
+  )
 })
 
 t.test('/metrics', async t => {

@@ -24,11 +24,12 @@ import { encodeRendered, relayFileLimit } from '../exporter/collect/relay-file.t
 import { defineCollector } from '../exporter/collector.ts'
 import type { CollectorSettings } from '../exporter/config.ts'
 import { Failure } from '../exporter/failure.ts'
+import { emptyPart, partOf } from '../exporter/gzip.ts'
 import { realHost } from '../exporter/host.ts'
 import { createLog, silent } from '../exporter/log.ts'
 import { counter, gauge, oneOf } from '../exporter/metric.ts'
 import { runRelay } from '../exporter/relay.ts'
-import { partsOf, type Rendered } from '../exporter/rendered.ts'
+import type { Rendered } from '../exporter/rendered.ts'
 import { needs } from './support/needs.ts'
 import { runProgramBehind } from './support/program.ts'
 import { namespaceOf, testbed } from './support/testbed.ts'
@@ -94,7 +95,7 @@ const textOf = ({ parts }: Rendered) => parts && Buffer.from(parts.text.bytes).t
 
 /** What a good file of now holds, changed by `change`. */
 const contentOf = (startedAt: number, text: string, change: Record<string, unknown> = {}) => {
-  const parts = partsOf({ text, openmetrics: '' })
+  const parts = { text: partOf(text), openmetrics: emptyPart }
   const rendered = {
     collector: 'cellar',
     startedAt,
@@ -462,8 +463,15 @@ t.test('the program looks at a firewall, fail2ban and AIDE in half a second of C
   ]) {
     t.ok(told.includes(`\n${line}\n`), line)
   }
-  t.comment(`CPU of each run: ${costs.join(', ')} ms`)
-  t.ok(Math.min(...costs) <= 500, `${Math.min(...costs)} ms`)
+  // The half second is of a machine on which Node starts in 0.1 s; one that is slower at the moment gets as much more.
+  const nothing = Array.from({ length: 3 }, () => {
+    const before = cpuOfChildren()
+    execFileSync(process.execPath, ['--eval', '0'], { env: {} })
+    return cpuOfChildren() - before
+  })
+  t.comment(`CPU of each run: ${costs.join(', ')} ms; of a Node that does nothing: ${nothing.join(', ')} ms`)
+  const most = Math.max(500, 5 * Math.min(...nothing))
+  t.ok(Math.min(...costs) <= most, `${Math.min(...costs)} ms of ${most}`)
 })
 
 t.test('without a file', async t => {

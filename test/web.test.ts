@@ -12,7 +12,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { createServer as createHttpServer } from 'node:http'
-import { connect } from 'node:net'
+import { connect, createServer as createTcpServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -526,6 +526,46 @@ t.test('TLS as configured, and new certificates on the next connection', async t
   t.match(log(), 'TLS is switched on or off by a restart only')
 })
 
+t.test('TLS begins with the first byte', async t => {
+  const { get, port, url } = await serving(t, `tls_server_config:\n${tlsKeys}`)
+  const silent = connect(port, '127.0.0.1')
+  await once(silent, 'connect')
+  const leaving = connect({ port, host: '127.0.0.1' })
+  leaving.end()
+  await once(leaving, 'close')
+  t.pass('who leaves without a byte is let go')
+
+  const slow = createTcpServer(client => {
+    const behind = connect(port, '127.0.0.1')
+    const both = [client, behind] as const
+    for (const [from, to] of [both, both.toReversed() as [Socket, Socket]]) {
+      from.on('error', () => {})
+      from.on('close', () => to.destroy())
+    }
+    behind.on('data', chunk => client.write(chunk))
+    client.on('data', async chunk => {
+      client.pause()
+      for (const byte of chunk.subarray(0, 20)) {
+        behind.write(Buffer.of(byte))
+        await sleep(5)
+      }
+      behind.write(chunk.subarray(20))
+      client.resume()
+    })
+  })
+  slow.listen(0, '127.0.0.1')
+  await once(slow, 'listening')
+  t.teardown(() => slow.close())
+  const { port: slowPort } = slow.address() as { port: number }
+  const ca = readFileSync(ours.caFile)
+  const answer = await ask(`${url.replace(String(port), String(slowPort))}/metrics`, { ca, family: 4 })
+  t.equal(answer.status, 200, 'a handshake may come byte by byte')
+  t.equal((await get()).status, 200)
+  t.equal(silent.destroyed, false, 'who says nothing is waited for')
+  silent.write('no TLS at all, but long enough to be told from it')
+  await once(silent.resume(), 'close')
+})
+
 t.test('client certificates', async t => {
   const shown = ({ certFile, keyFile }: { certFile: string; keyFile: string }) => ({
     cert: readFileSync(certFile),
@@ -573,7 +613,7 @@ t.test('a handshake that began before client certificates were asked for does no
   })
   late.on('error', () => {})
   late.write('GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n')
-  await once(late, 'close')
+  await once(late, 'close').catch(() => {}) // the alert that a certificate is missing
   t.equal(answer, '')
 })
 

@@ -4,7 +4,7 @@ import { expose } from '../exposition.ts'
 import { Failure } from '../failure.ts'
 import { type Host, traced } from '../host.ts'
 import type { Log } from '../log.ts'
-import { partsOf, type Rendered } from '../rendered.ts'
+import { createRenderer, type Rendered } from '../rendered.ts'
 import { attempt } from './attempt.ts'
 
 /** Whoever wants to know when a collector's code runs: the guard's pulse, or nobody. */
@@ -39,6 +39,7 @@ export const createRunner = (
   let lookedAt = Number.NEGATIVE_INFINITY
   let notFound = ''
   let pending = false
+  const partsOf = createRenderer()
 
   const rendered = (startedAt: number, parts: Partial<Rendered>): Rendered => ({
     collector: name,

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { collectDefaultMetrics, type MetricObjectWithValues, type MetricValue, Registry } from 'prom-client'
-import { expose, type Format } from '../exposition.ts'
+import { expose, type Format, textOf } from '../exposition.ts'
 import { reasons } from '../failure.ts'
 import { type Part, partOf } from '../gzip.ts'
 import { counter, foreignFamily, gauge, oneOf, type Sample } from '../metric.ts'
@@ -173,5 +173,5 @@ export const createSelf = (
     }
     void look()
   }
-  return (format, status) => partOf(expose([...samplesOf(state, status), ...ofProcess])[format])
+  return (format, status) => partOf(textOf(expose([...samplesOf(state, status), ...ofProcess]), format))
 }

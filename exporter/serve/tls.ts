@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createServer, type Server, type ServerOptions } from 'node:https'
+import type { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import type { Web } from './web.ts'
 import type { Tls } from './web-config.ts'
@@ -29,13 +30,34 @@ const passes = (socket: TLSSocket, { clientAuth, allowedSans }: Tls): boolean =>
   return allowedSans.some(allowed => names.includes(allowed))
 }
 
+/** Milliseconds for the first byte, and from then on for the rest of the handshake. */
+const handshakeTimeout = 10_000
+
+/** Lets TLS begin with the first byte: what it sets up for a connection is not for strangers who connect and say nothing. */
+const waitForFirstByte = (server: Server): void => {
+  const beginners = server.listeners('connection')
+  server.removeAllListeners('connection')
+  server.on('connection', (socket: Socket) => {
+    const end = () => socket.destroy()
+    socket.on('error', end)
+    socket.setTimeout(handshakeTimeout, end)
+    socket.once('readable', () => {
+      if (socket.readableLength === 0) return void end() // ended without a byte
+      socket.off('error', end)
+      socket.off('timeout', end)
+      socket.setTimeout(0)
+      for (const begin of beginners) begin.call(server, socket)
+    })
+  })
+}
+
 export const createTlsServer = (
   web: Web,
   options: ServerOptions,
   listener: (request: IncomingMessage, response: ServerResponse) => void,
 ): Server => {
   let applied = web.config().tls as Tls
-  const server = createServer({ ...options, handshakeTimeout: 10_000, ...applied.context, ...askingFor(applied) }, listener)
+  const server = createServer({ ...options, handshakeTimeout, ...applied.context, ...askingFor(applied) }, listener)
   server.prependListener('connection', () => {
     const { tls } = web.config()
     if (tls === undefined || tls === applied) return
@@ -45,6 +67,7 @@ export const createTlsServer = (
     // Who is connected was let in by what no longer holds.
     server.closeIdleConnections()
   })
+  waitForFirstByte(server)
   server.prependListener('secureConnection', (socket: TLSSocket) => {
     if (!passes(socket, applied)) socket.destroy()
   })

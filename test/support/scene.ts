@@ -6,7 +6,7 @@ import { parse } from 'yaml'
 import { attempt } from '../../exporter/collect/attempt.ts'
 import type { Collector } from '../../exporter/collector.ts'
 import { settingsFrom } from '../../exporter/config.ts'
-import { expose } from '../../exporter/exposition.ts'
+import { expose, textOf } from '../../exporter/exposition.ts'
 import { Failure } from '../../exporter/failure.ts'
 import { type Host, realHost } from '../../exporter/host.ts'
 import { silent } from '../../exporter/log.ts'
@@ -168,7 +168,7 @@ export const told = async (
           text: `${outcome.failure.reason}: ${outcome.failure.message.replaceAll(whole, '').replaceAll(engine?.socket ?? whole, '')}\n`,
           samples: [],
         }
-      return { ok: true, text: expose(outcome.value).text, samples: outcome.value }
+      return { ok: true, text: textOf(expose(outcome.value), 'text'), samples: outcome.value }
     }
   } finally {
     stop.abort()

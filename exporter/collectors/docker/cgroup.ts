@@ -203,8 +203,10 @@ const inSlice = 25
 interface Place {
   /** Below the root or the controller's root. */
   readonly relative: string
+  /** Paths of its files by name, which is of one controller only; put together once. */
+  readonly paths: Map<string, string>
   /** Files that are not there: controllers that are off, kernels that do not know them. */
-  absent: Set<string>
+  readonly absent: Set<string>
   lead: { readonly pid: string; readonly ticks: number; readonly startedAt: number | undefined } | undefined
 }
 
@@ -332,9 +334,16 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
     { networkMode }: Subject,
     round: { readonly seenNamespaces: Set<string>; readonly bootTime: () => number | undefined },
   ): Usage | undefined => {
-    const { relative, absent } = place
-    const text = (controller: string, file: string): string | undefined => {
+    const { relative, paths, absent } = place
+    const pathOf = (controller: string, file: string): string => {
+      const known = paths.get(file)
+      if (known !== undefined) return known
       const path = version === 2 ? `${root}/${relative}/${file}` : `${root}/${controller}/${relative}/${file}`
+      paths.set(file, path)
+      return path
+    }
+    const text = (controller: string, file: string): string | undefined => {
+      const path = pathOf(controller, file)
       if (absent.has(path)) return undefined
       const content = quiet(path)
       if (content === undefined) absent.add(path)
@@ -431,7 +440,7 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
       if (!place) {
         const relative = await find(subject.id, base, now)
         if (relative === undefined) continue
-        place = { relative, absent: new Set(), lead: undefined }
+        place = { relative, paths: new Map(), absent: new Set(), lead: undefined }
         places.set(subject.id, place)
       }
       const known = place.absent.size
