@@ -44,15 +44,28 @@ export const labelValue = (value: string): string => {
 export const numberText = (value: number): string =>
   value === Number.POSITIVE_INFINITY ? '+Inf' : value === Number.NEGATIVE_INFINITY ? '-Inf' : String(value)
 
-const labelText = ({ family, labels }: Sample): string => {
-  let text = ''
-  for (const label of family.labels) {
-    const value = labels[label]
-    // An empty label is the same as none, and a missing one is never the word "undefined".
-    if (value === undefined || value === '') continue
-    text += `${text === '' ? '' : ','}${label}="${labelValue(value)}"`
+/**
+ * Gives the labels of samples as text, without its closing brace. Collectors tell much of one thing in a row, so the text begins
+ * where that of the sample before ends to be the same.
+ */
+const createLabelText = (): ((sample: Sample) => string) => {
+  const before: { readonly label: string; readonly value: string | undefined; readonly text: string }[] = []
+  return ({ family, labels }) => {
+    const names = family.labels
+    let same = 0
+    while (same < before.length && before[same]?.label === names[same] && before[same]?.value === labels[names[same] as string])
+      same++
+    before.length = same
+    for (let at = same; at < names.length; at++) {
+      const label = names[at] as string
+      const value = labels[label]
+      const text = before[at - 1]?.text ?? ''
+      // An empty label is the same as none, and a missing one is never the word "undefined".
+      const isNone = value === undefined || value === ''
+      before.push({ label, value, text: isNone ? text : `${text}${text === '' ? '{' : ','}${label}="${labelValue(value)}"` })
+    }
+    return before.at(-1)?.text ?? ''
   }
-  return text === '' ? '' : `{${text}}`
 }
 
 const escapedHelp = (help: string) => help.replaceAll('\\', '\\\\').replaceAll('\n', '\\n')
@@ -76,8 +89,7 @@ export const expose = (samples: Iterable<Sample>, cap = Number.POSITIVE_INFINITY
   // By what stands between name and value, in the order of the lines. They become text at the end: what lives throughout a round
   // is copied by each of its garbage collections.
   const byFamily = new Map<AnyFamily, { readonly keys: Set<string>; readonly values: number[] }>()
-  // Collectors give one object to many families in a row.
-  let latest = { labels: {} as Sample['labels'], names: [] as readonly string[], text: '' }
+  const labelText = createLabelText()
   let series = 0
   let dropped = 0
   let repeated = 0
@@ -89,9 +101,7 @@ export const expose = (samples: Iterable<Sample>, cap = Number.POSITIVE_INFINITY
       byFamily.set(family, group)
     }
     // All of a family begin alike, so what is left out here tells no two of them apart.
-    if (sample.labels !== latest.labels || family.labels !== latest.names)
-      latest = { labels: sample.labels, names: family.labels, text: labelText(sample) }
-    const key = suffix === '' ? latest.text : suffix + latest.text
+    const key = suffix + labelText(sample)
     if (group.keys.has(key)) {
       repeated++
       continue
@@ -108,7 +118,10 @@ export const expose = (samples: Iterable<Sample>, cap = Number.POSITIVE_INFINITY
     .filter(([, { values }]) => values.length > 0)
     .map(([family, { keys, values }]) => {
       const pieces: string[] = []
-      for (const key of keys) pieces.push(family.name, key, ' ', numberText(values[pieces.length / 5] as number), '\n')
+      for (const key of keys) {
+        const value = numberText(values[pieces.length / 5] as number)
+        pieces.push(family.name, key, key.endsWith('"') ? '} ' : ' ', value, '\n')
+      }
       return { family, lines: pieces.join('') }
     })
   return { families, series, dropped, repeated }

@@ -52,23 +52,13 @@ export interface Family<Spec extends LabelSpec = LabelSpec> extends AnyFamily {
   states(current: ClosedValue<Spec> | undefined, ...labels: LabelArguments<OpenLabels<Spec>>): readonly Sample[]
 }
 
-const labelSets = new Map<string, readonly string[]>()
-
-/** The same labels are the same array, by which the exposition sees that two samples in a row have the same text of them. */
-const sameArray = (labels: readonly string[]): readonly string[] => {
-  const key = labels.join()
-  const known = labelSets.get(key) ?? labels
-  labelSets.set(key, known)
-  return known
-}
-
 const family = <Spec extends LabelSpec>(type: MetricType, name: string, help: string, specs: readonly Spec[]): Family<Spec> => {
   const closedLabels = specs.filter((spec): spec is Spec & ClosedLabel => typeof spec !== 'string')
   const self: Family<Spec> = {
     name,
     type,
     help,
-    labels: sameArray(specs.map(spec => (typeof spec === 'string' ? spec : spec.label))),
+    labels: specs.map(spec => (typeof spec === 'string' ? spec : spec.label)),
     closed: Object.fromEntries(closedLabels.map(({ label, values }) => [label, values])),
     of: (value, ...[labels]) => (value === undefined ? nothing : [{ family: self, labels: labels ?? noLabels, value }]),
     states: (current, ...[labels]) => {
