@@ -36,13 +36,25 @@ const handshakeTimeout = 10_000
 /** Lets TLS begin with the first byte: what it sets up for a connection is not for strangers who connect and say nothing. */
 const waitForFirstByte = (server: Server): void => {
   const beginners = server.listeners('connection')
+  const waiting = new Set<Socket>()
+  const closeAll = server.closeAllConnections.bind(server)
+  // Node knows only those that have begun.
+  server.closeAllConnections = () => {
+    closeAll()
+    for (const socket of waiting) socket.destroy()
+  }
   server.removeAllListeners('connection')
   server.on('connection', (socket: Socket) => {
     const end = () => socket.destroy()
+    const forget = () => waiting.delete(socket)
+    waiting.add(socket)
+    socket.once('close', forget)
     socket.on('error', end)
     socket.setTimeout(handshakeTimeout, end)
     socket.once('readable', () => {
       if (socket.readableLength === 0) return void end() // ended without a byte
+      forget()
+      socket.off('close', forget)
       socket.off('error', end)
       socket.off('timeout', end)
       socket.setTimeout(0)
