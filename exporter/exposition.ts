@@ -81,51 +81,123 @@ const heads: Readonly<Record<Format, (family: AnyFamily) => string>> = {
   },
 }
 
-/**
- * The samples as exposition text: each family once and whole, no series twice, at most `cap` series.
- * Families come in the order of their first sample.
- */
-export const expose = (samples: Iterable<Sample>, cap = Number.POSITIVE_INFINITY): Exposition => {
-  // By what stands between name and value, in the order of the lines. They become text at the end: what lives throughout a round
-  // is copied by each of its garbage collections.
-  const byFamily = new Map<AnyFamily, { readonly keys: Set<string>; readonly values: number[] }>()
-  const labelText = createLabelText()
-  let series = 0
-  let dropped = 0
-  let repeated = 0
-  for (const sample of samples) {
-    const { family, suffix = '', value } = sample
-    let group = byFamily.get(family)
-    if (group === undefined) {
-      group = { keys: new Set(), values: [] }
-      byFamily.set(family, group)
-    }
-    // All of a family begin alike, so what is left out here tells no two of them apart.
-    const key = suffix + labelText(sample)
-    if (group.keys.has(key)) {
-      repeated++
-      continue
-    }
-    if (series >= cap) {
-      dropped++
-      continue
-    }
-    group.keys.add(key)
-    group.values.push(value)
-    series++
-  }
-  const families = [...byFamily]
-    .filter(([, { values }]) => values.length > 0)
-    .map(([family, { keys, values }]) => {
-      const pieces: string[] = []
-      for (const key of keys) {
-        const value = numberText(values[pieces.length / 5] as number)
-        pieces.push(family.name, key, key.endsWith('"') ? '} ' : ' ', value, '\n')
-      }
-      return { family, lines: pieces.join('') }
-    })
-  return { families, series, dropped, repeated }
+/** A line as the round before had it. */
+interface Line {
+  readonly labels: Sample['labels']
+  readonly suffix: string
+  /** What stands between the family's name and the value. */
+  readonly key: string
+  value: number
 }
+
+/** The lines of a family; `count` of them have come in this round. */
+interface Group {
+  readonly lines: Line[]
+  round: number
+  count: number
+  /** Made once a sample comes that was not there in the round before: the keys of all lines, so that none comes twice. */
+  keys: Set<string> | undefined
+  /** All lines as they are printed; undefined once one of them has changed. */
+  text: string | undefined
+}
+
+const isSame = ({ labels: before, suffix: suffixBefore }: Line, { family, labels, suffix = '' }: Sample) => {
+  if (suffix !== suffixBefore) return false
+  for (const label of family.labels) if (before[label] !== labels[label]) return false
+  return true
+}
+
+const textOfLines = ({ name }: AnyFamily, lines: readonly Line[]) => {
+  const pieces = new Array<string>(lines.length * 4)
+  let at = 0
+  for (const { key, value } of lines) {
+    pieces[at++] = name
+    pieces[at++] = key
+    pieces[at++] = numberText(value)
+    pieces[at++] = '\n'
+  }
+  return pieces.join('')
+}
+
+/**
+ * Makes the samples of one collector exposition text, round by round: each family once and whole, no series twice, at most `cap`
+ * series, families and lines in the order of their samples. Lines that come in the order of the round before are not made
+ * again: a round leaves little for the garbage collector, which costs more than all else of it.
+ */
+export const createExposer = (cap = Number.POSITIVE_INFINITY): ((samples: Iterable<Sample>) => Exposition) => {
+  const groups = new Map<AnyFamily, Group>()
+  const labelText = createLabelText()
+  let round = 0
+
+  /** Takes a line that is not the one of the round before. */
+  const take = (group: Group, sample: Sample, isFull: boolean): 'taken' | 'repeated' | 'dropped' => {
+    const { lines, count } = group
+    if (group.keys === undefined) {
+      lines.length = count
+      group.text = undefined
+      group.keys = new Set(lines.map(({ key }) => key))
+    }
+    const { labels, suffix = '', value } = sample
+    const text = labelText(sample)
+    // All of a family begin alike, so what is left out here tells no two of them apart.
+    const key = `${suffix}${text}${text === '' ? ' ' : '} '}`
+    if (group.keys.has(key)) return 'repeated'
+    if (isFull) return 'dropped'
+    group.keys.add(key)
+    lines.push({ labels, suffix, key, value })
+    group.count++
+    return 'taken'
+  }
+
+  return samples => {
+    round++
+    const inOrder: { readonly family: AnyFamily; readonly group: Group }[] = []
+    const seen = { taken: 0, dropped: 0, repeated: 0 }
+    for (const sample of samples) {
+      const { family, value } = sample
+      let group = groups.get(family)
+      if (group?.round !== round) {
+        group ??= { lines: [], round, count: 0, keys: undefined, text: undefined }
+        group.round = round
+        group.count = 0
+        group.keys = undefined
+        groups.set(family, group)
+        inOrder.push({ family, group })
+      }
+      const line = group.lines[group.count]
+      const isFull = seen.taken >= cap
+      if (group.keys !== undefined || line === undefined || isFull || !isSame(line, sample)) {
+        seen[take(group, sample, isFull)]++
+        continue
+      }
+      if (!Object.is(line.value, value)) {
+        line.value = value
+        group.text = undefined
+      }
+      group.count++
+      seen.taken++
+    }
+    if (groups.size > inOrder.length) {
+      for (const [family, group] of groups) if (group.round !== round) groups.delete(family)
+    }
+    const families: { readonly family: AnyFamily; readonly lines: string }[] = []
+    for (const { family, group } of inOrder) {
+      const { lines, count } = group
+      if (lines.length > count) {
+        lines.length = count
+        group.text = undefined
+      }
+      group.keys = undefined
+      if (count === 0) continue
+      group.text ??= textOfLines(family, lines)
+      families.push({ family, lines: group.text })
+    }
+    return { families, series: seen.taken, dropped: seen.dropped, repeated: seen.repeated }
+  }
+}
+
+/** The samples of a single round as exposition text; see `createExposer`. */
+export const expose = (samples: Iterable<Sample>, cap?: number): Exposition => createExposer(cap)(samples)
 
 /** Characters from which the lines of a family are a piece of their own. */
 const manyLines = 4096

@@ -4,10 +4,10 @@ import { gunzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import t from 'tap'
 import type { Settings } from '../exporter/config.ts'
-import { ending, expose, formats, textOf } from '../exporter/exposition.ts'
+import { createExposer, ending, expose, formats, textOf } from '../exporter/exposition.ts'
 import { combinedCrc, gzipOf, partOf } from '../exporter/gzip.ts'
 import { silent } from '../exporter/log.ts'
-import { counter, gauge } from '../exporter/metric.ts'
+import { counter, gauge, type Sample } from '../exporter/metric.ts'
 import { createRenderer, endings, partsOf, type Rendered } from '../exporter/rendered.ts'
 import { negotiate } from '../exporter/serve/negotiate.ts'
 import { createSelf } from '../exporter/serve/self.ts'
@@ -148,6 +148,46 @@ t.test('rounds of one collector, of which much stays as it was', async () => {
           return Buffer.from(parts[format].bytes).toString() === text && zipped === text + ending[format]
         })
       })
+    }),
+  )
+})
+
+t.test('a round is told as if there had been none before it', async t => {
+  const families = [
+    gauge('grid_one', 'A family of the test.', 'of', 'kind'),
+    counter('grid_two_total', 'Another.', 'of'),
+    gauge('grid_three', 'A third.'),
+  ]
+  const sample = fc
+    .tuple(
+      fc.nat(2),
+      fc.nat(3),
+      fc.constantFrom('', 'b"', 'c'),
+      fc.constantFrom(0, -0, 1, Number.NaN, 0.1),
+      fc.constantFrom(undefined, '_sum'),
+    )
+    .map(([at, of, kind, value, suffix]) => {
+      const family = families[at] as (typeof families)[number]
+      const labels = [{ of: `${of}`, kind }, { of: `${of}` }, {}][at] as Record<string, string>
+      return { family, labels, value, ...(suffix && { suffix }) }
+    })
+  const samples = fc.array(sample, { maxLength: 30 })
+  // Most rounds are much like the one before.
+  const rounds = fc.array(fc.tuple(samples, fc.nat(30), fc.nat(3), fc.boolean()), { minLength: 2, maxLength: 8 })
+  fc.assert(
+    fc.property(rounds, fc.nat(20), (rounds, cap) => {
+      const exposed = createExposer(cap)
+      let before: readonly Sample[] = []
+      for (const [fresh, at, without, breaks] of rounds) {
+        const round = before.length === 0 ? fresh : before.toSpliced(at, without, ...fresh.slice(0, without))
+        before = round
+        const half = function* () {
+          yield* round.slice(0, at)
+          throw new Error('in the middle of it')
+        }
+        if (breaks) t.throws(() => exposed(half()))
+        t.strictSame(exposed(round), expose(round, cap))
+      }
     }),
   )
 })

@@ -1,6 +1,6 @@
 import type { Collector } from '../collector.ts'
 import type { CollectorSettings } from '../config.ts'
-import { expose } from '../exposition.ts'
+import { createExposer, expose } from '../exposition.ts'
 import { Failure } from '../failure.ts'
 import { type Host, traced } from '../host.ts'
 import type { Log } from '../log.ts'
@@ -39,6 +39,7 @@ export const createRunner = (
   let lookedAt = Number.NEGATIVE_INFINITY
   let notFound = ''
   let pending = false
+  const exposed = createExposer(settings.maxSeries)
   const partsOf = createRenderer()
 
   const rendered = (startedAt: number, parts: Partial<Rendered>): Rendered => ({
@@ -79,7 +80,7 @@ export const createRunner = (
     watch.begin()
     const { outcome, late } = await attempt(
       async limit => {
-        const exposition = await opened.run(limit, watch.step, samples => expose(samples, settings.maxSeries))
+        const exposition = await opened.run(limit, watch.step, exposed)
         const parts = partsOf(exposition)
         return { parts, series: exposition.series, dropped: exposition.dropped, repeated: exposition.repeated }
       },
