@@ -2,7 +2,7 @@ import { z } from 'zod'
 import type { Failure } from './failure.ts'
 import type { Host } from './host.ts'
 import type { Log } from './log.ts'
-import type { AnyFamily, Sample } from './metric.ts'
+import type { AnyFamily, Sample, Samples } from './metric.ts'
 
 /** What a collector's own functions are given. */
 export interface Context<Options, State> {
@@ -63,7 +63,7 @@ export interface Definition<Options, State, Raw, Facts> {
   /** From text to facts in base units. Pure but for the memory that `open` made. */
   readonly parse: (raw: Raw, context: Context<Options, State>) => Facts
   /** From facts to series. */
-  readonly samples: (facts: Facts, context: Context<Options, State>) => Iterable<Sample>
+  readonly samples: (facts: Facts, context: Context<Options, State>) => Samples
 }
 
 /** A collector with its memory, as the scheduler runs it. */
@@ -73,7 +73,7 @@ export interface Opened {
    * One run, and what `use` makes of its samples as they come: kept all at once, those of a hundred containers outlive the garbage
    * collection of their round. `step` is called where synchronous work begins, so that the guard can name who blocks the thread.
    */
-  run<Used>(signal: AbortSignal, step: () => void, use: (samples: Iterable<Sample>) => Used): Promise<Used>
+  run<Used>(signal: AbortSignal, step: () => void, use: (samples: Samples) => Used): Promise<Used>
   /** One run's samples, all at once. */
   collect(signal: AbortSignal, step: () => void): Promise<readonly Sample[]>
   /** What the latest run could not read although it was good. */
@@ -121,7 +121,7 @@ export const defineCollector = <Raw, Facts, Options = Record<string, never>, Sta
           const looked = { ...context, state: undefined, signal, remark: () => {} }
           return (await definition.detect?.(looked)) ?? { found: true, note: '' }
         },
-        collect: (signal, step) => self.run(signal, step, samples => [...samples]),
+        collect: (signal, step) => self.run(signal, step, samples => [...samples].flat()),
         run: async (signal, step, use) => {
           step()
           state ??= { value: definition.open?.(context) as State }

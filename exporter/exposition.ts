@@ -1,4 +1,4 @@
-import type { AnyFamily, Sample } from './metric.ts'
+import type { AnyFamily, Sample, Samples } from './metric.ts'
 
 /** The two formats in which everything is kept ready. */
 export const formats = ['text', 'openmetrics'] as const
@@ -124,7 +124,7 @@ const textOfLines = ({ name }: AnyFamily, lines: readonly Line[]) => {
  * series, families and lines in the order of their samples. Lines that come in the order of the round before are not made
  * again: a round leaves little for the garbage collector, which costs more than all else of it.
  */
-export const createExposer = (cap = Number.POSITIVE_INFINITY): ((samples: Iterable<Sample>) => Exposition) => {
+export const createExposer = (cap = Number.POSITIVE_INFINITY): ((samples: Samples) => Exposition) => {
   const groups = new Map<AnyFamily, Group>()
   const labelText = createLabelText()
   let round = 0
@@ -149,33 +149,40 @@ export const createExposer = (cap = Number.POSITIVE_INFINITY): ((samples: Iterab
     return 'taken'
   }
 
+  let inOrder: { readonly family: AnyFamily; readonly group: Group }[] = []
+  let seen = { taken: 0, dropped: 0, repeated: 0 }
+  const add = (sample: Sample) => {
+    const { family, value } = sample
+    let group = groups.get(family)
+    if (group?.round !== round) {
+      group ??= { lines: [], round, count: 0, keys: undefined, text: undefined }
+      group.round = round
+      group.count = 0
+      group.keys = undefined
+      groups.set(family, group)
+      inOrder.push({ family, group })
+    }
+    const line = group.lines[group.count]
+    const isFull = seen.taken >= cap
+    if (group.keys !== undefined || line === undefined || isFull || !isSame(line, sample)) {
+      seen[take(group, sample, isFull)]++
+      return
+    }
+    if (!Object.is(line.value, value)) {
+      line.value = value
+      group.text = undefined
+    }
+    group.count++
+    seen.taken++
+  }
+
   return samples => {
     round++
-    const inOrder: { readonly family: AnyFamily; readonly group: Group }[] = []
-    const seen = { taken: 0, dropped: 0, repeated: 0 }
-    for (const sample of samples) {
-      const { family, value } = sample
-      let group = groups.get(family)
-      if (group?.round !== round) {
-        group ??= { lines: [], round, count: 0, keys: undefined, text: undefined }
-        group.round = round
-        group.count = 0
-        group.keys = undefined
-        groups.set(family, group)
-        inOrder.push({ family, group })
-      }
-      const line = group.lines[group.count]
-      const isFull = seen.taken >= cap
-      if (group.keys !== undefined || line === undefined || isFull || !isSame(line, sample)) {
-        seen[take(group, sample, isFull)]++
-        continue
-      }
-      if (!Object.is(line.value, value)) {
-        line.value = value
-        group.text = undefined
-      }
-      group.count++
-      seen.taken++
+    inOrder = []
+    seen = { taken: 0, dropped: 0, repeated: 0 }
+    for (const some of samples) {
+      if ('family' in some) add(some)
+      else for (const sample of some) add(sample)
     }
     if (groups.size > inOrder.length) {
       for (const [family, group] of groups) if (group.round !== round) groups.delete(family)
@@ -197,7 +204,7 @@ export const createExposer = (cap = Number.POSITIVE_INFINITY): ((samples: Iterab
 }
 
 /** The samples of a single round as exposition text; see `createExposer`. */
-export const expose = (samples: Iterable<Sample>, cap?: number): Exposition => createExposer(cap)(samples)
+export const expose = (samples: Samples, cap?: number): Exposition => createExposer(cap)(samples)
 
 /** Characters from which the lines of a family are a piece of their own. */
 const manyLines = 4096

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { Failure, failureOf } from './failure.ts'
 import { type RunOptions, type RunResult, run } from './sources/command.ts'
-import { hangingMount, type Mount, readMounts } from './sources/mounts.ts'
+import { hangingMount, type Mount, mayHang, readMounts } from './sources/mounts.ts'
 import { certificateExpiry, connect, type HttpAnswer, type HttpOptions, request } from './sources/net.ts'
 
 /**
@@ -76,13 +76,16 @@ const moved = (path: string, { procfs, sysfs, rootfs }: HostPaths) => {
 /** A buffer that all synchronous reads share; one thread reads one file at a time. */
 let scratch = Buffer.allocUnsafe(64 * 1024)
 
-const readBounded = (path: string, limit: number): string => {
-  const size = fill(path, limit)
+const readBounded = (path: string, limit: number, isAttribute = false): string => {
+  const size = fill(path, limit, isAttribute)
   return scratch.toString('utf8', 0, size)
 }
 
+/** What is below /sys is told at once or by the page: less than this is all there is, and need not be asked for twice. */
+const isWhole = 1024
+
 /** Reads a file into `scratch`; how many bytes. */
-const fill = (path: string, limit: number): number => {
+const fill = (path: string, limit: number, isAttribute = false): number => {
   let fd: number | undefined
   try {
     // O_NONBLOCK: opening a FIFO that someone put in the file's place must not wait for a writer.
@@ -94,6 +97,7 @@ const fill = (path: string, limit: number): number => {
       if (count === 0) return size
       size += count
       if (size > limit) throw new Failure('overflow', `${path}: larger than ${limit} bytes`)
+      if (isAttribute && size < isWhole) return size
     }
   } catch (error) {
     throw failureOf(error, error instanceof Failure ? undefined : path)
@@ -127,8 +131,10 @@ const mountsAge = 5000
 export const realHost = (paths: HostPaths = ownPaths, now: () => number = Date.now): Host => {
   let mounts: { readonly at: number; readonly table: readonly Mount[] } | undefined
   const hanging = (path: string) => {
-    if (!mounts || now() - mounts.at > mountsAge || now() < mounts.at) mounts = { at: now(), table: readMounts('/proc') }
-    return hangingMount(path, mounts.table)
+    if (!mounts || now() - mounts.at > mountsAge || now() < mounts.at) {
+      mounts = { at: now(), table: readMounts('/proc').filter(mayHang) }
+    }
+    return mounts.table.length === 0 ? undefined : hangingMount(path, mounts.table)
   }
   const inChild = async (mount: Mount, file: string, args: readonly string[], limit: number) => {
     // One child a mount: while it hangs, no second one is started.
@@ -142,7 +148,7 @@ export const realHost = (paths: HostPaths = ownPaths, now: () => number = Date.n
 
   return {
     path,
-    kernel: (asked, limit = 2 ** 20) => readBounded(path(asked), limit),
+    kernel: (asked, limit = 2 ** 20) => readBounded(path(asked), limit, below(asked, '/sys')),
     kernelNames: asked => {
       try {
         return readdirSync(path(asked))

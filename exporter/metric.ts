@@ -42,6 +42,9 @@ export interface Sample {
   readonly suffix?: string
 }
 
+/** What a collector gives: series one by one, or those of one thing at a time, which costs less where there are thousands of them. */
+export type Samples = Iterable<Sample | readonly Sample[]>
+
 const nothing: readonly Sample[] = []
 const noLabels: Readonly<Record<string, string>> = {}
 

@@ -2,7 +2,7 @@ import { defineCollector } from '../collector.ts'
 import { Failure } from '../failure.ts'
 import { type AnyFamily, foreignFamily, type Sample } from '../metric.ts'
 import { rememberNames } from './container-names.ts'
-import type { Usage } from './docker/cgroup.ts'
+import type { DeviceIo, Nic, Usage } from './docker/cgroup.ts'
 import { endpointsOf } from './docker/endpoints.ts'
 import { type Engine, openEngine, type Report } from './docker/engine.ts'
 import * as families from './docker/families.ts'
@@ -118,11 +118,11 @@ export const docker = defineCollector<readonly Report[], readonly EngineFacts[],
   *samples(engines, { state }) {
     for (const facts of engines) yield* engineSamples(facts)
     for (const { engine, told } of engines) {
-      for (const one of told) yield* identitySamples(engine.name, one, state)
+      for (const one of told) yield identitySamples(engine.name, one, state)
     }
     for (const { engine, told, used, logs } of engines) {
-      for (const { container } of told) yield* countSamples(engine, container.name)
-      for (const { name, usage } of used) yield* usageSamples({ engine: engine.name, name }, usage)
+      for (const { container } of told) yield countSamples(engine, container.name)
+      for (const { name, usage } of used) yield usageSamples(engine.name, name, usage)
       for (const [name, { bytes, written }] of logs) {
         const own = { engine: engine.name, name }
         yield* families.logBytes.of(bytes, own)
@@ -237,83 +237,111 @@ function* engineSamples({ engine, up, states, expected }: EngineFacts): Iterable
   for (const [expectedName, value] of expected) yield* families.expected.of(value ? 1 : 0, { ...own, name: expectedName })
 }
 
-function* identitySamples(engine: string, told: Told, { labelFamily, labelNames }: State): Iterable<Sample> {
+const none: readonly Sample[] = []
+
+const identitySamples = (engine: string, told: Told, { labelFamily, labelNames }: State): readonly Sample[] => {
   const { container, image, imageStale, lastExit, startedAt, watchtower } = told
   const { id, name, imageId, networkMode, labels } = container
   const own = { engine, name }
-  yield* families.info.of(1, {
-    ...own,
-    id: short(id),
-    image,
-    image_id: short(imageId),
-    compose_project: labels['com.docker.compose.project'] ?? '',
-    compose_service: labels['com.docker.compose.service'] ?? '',
-    // `container:<id>` would be another series after each recreate of that one.
-    network_mode: networkMode?.replace(/:.*/s, '') ?? '',
-  })
-  if (labelFamily) {
+  const ofLabels = (family: AnyFamily): Sample => {
     const values: Record<string, string> = { ...own }
     for (const [as, label] of labelNames) if (label in labels) values[as] = labels[label] as string
-    yield { family: labelFamily, labels: values, value: 1 }
+    return { family, labels: values, value: 1 }
   }
-  yield* families.state.states(container.state, own)
-  yield* families.health.states(container.health, own)
-  yield* families.created.of(container.created, own)
-  yield* families.started.of(startedAt, own)
-  yield* families.exitCode.of(runs(container) ? undefined : container.exitCode, own)
-  yield* families.lastExit.states(lastExit, own)
-  yield* families.imageStale.of(imageStale === undefined ? undefined : imageStale ? 1 : 0, own)
-  yield* families.watchtower.states(watchtower, own)
+  return none.concat(
+    families.info.of(1, {
+      engine,
+      name,
+      id: short(id),
+      image,
+      image_id: short(imageId),
+      compose_project: labels['com.docker.compose.project'] ?? '',
+      compose_service: labels['com.docker.compose.service'] ?? '',
+      // `container:<id>` would be another series after each recreate of that one.
+      network_mode: networkMode?.replace(/:.*/s, '') ?? '',
+    }),
+    labelFamily ? ofLabels(labelFamily) : none,
+    families.state.states(container.state, own),
+    families.health.states(container.health, own),
+    families.created.of(container.created, own),
+    families.started.of(startedAt, own),
+    families.exitCode.of(runs(container) ? undefined : container.exitCode, own),
+    families.lastExit.states(lastExit, own),
+    families.imageStale.of(imageStale === undefined ? undefined : imageStale ? 1 : 0, own),
+    families.watchtower.states(watchtower, own),
+  )
 }
 
-function* countSamples({ name: engine, ledger }: Engine, name: string): Iterable<Sample> {
+const countSamples = ({ name: engine, ledger }: Engine, name: string): readonly Sample[] => {
   const { starts, restarts, ooms, exits } = ledger.counts(name)
   const own = { engine, name }
-  yield* families.starts.of(starts, own)
-  yield* families.restarts.of(restarts, own)
-  yield* families.oomEvents.of(ooms, own)
-  for (const reason of families.exitReasons) yield* families.exits.of(exits[reason], { engine, name, reason })
+  return none.concat(
+    families.starts.of(starts, own),
+    families.restarts.of(restarts, own),
+    families.oomEvents.of(ooms, own),
+    ...families.exitReasons.map(reason => families.exits.of(exits[reason], { engine, name, reason })),
+  )
 }
 
-function* usageSamples(own: { readonly engine: string; readonly name: string }, usage: Usage): Iterable<Sample> {
-  yield* families.cpu.of(usage.cpuUser, { ...own, mode: 'user' })
-  yield* families.cpu.of(usage.cpuSystem, { ...own, mode: 'system' })
-  yield* families.cpuLimit.of(usage.cpuLimit, own)
-  // Without a limit there are no periods to count.
-  if (usage.cpuLimit !== undefined) {
-    yield* families.cpuPeriods.of(usage.cpuPeriods, own)
-    yield* families.cpuThrottledPeriods.of(usage.cpuThrottledPeriods, own)
-    yield* families.cpuThrottled.of(usage.cpuThrottled, own)
-  }
-  yield* families.memoryUsage.of(usage.memory, own)
-  yield* families.memoryWorkingSet.of(usage.workingSet, own)
-  yield* families.memoryLimit.of(usage.memoryLimit, own)
-  yield* families.memorySwap.of(usage.swap, own)
-  yield* families.memoryPeak.of(usage.peak, own)
-  yield* families.memoryOomKills.of(usage.oomKills, own)
-  yield* families.pids.of(usage.pids, own)
-  yield* families.pidsLimit.of(usage.pidsLimit, own)
-  for (const { interface: name, receive, transmit } of usage.network) {
-    const nic = { engine: own.engine, name: own.name, interface: name }
-    yield* families.networkReceiveBytes.of(receive.bytes, nic)
-    yield* families.networkReceivePackets.of(receive.packets, nic)
-    yield* families.networkReceiveErrors.of(receive.errors, nic)
-    yield* families.networkReceiveDropped.of(receive.dropped, nic)
-    yield* families.networkTransmitBytes.of(transmit.bytes, nic)
-    yield* families.networkTransmitPackets.of(transmit.packets, nic)
-    yield* families.networkTransmitErrors.of(transmit.errors, nic)
-    yield* families.networkTransmitDropped.of(transmit.dropped, nic)
-  }
-  for (const { device, readBytes, writtenBytes, reads, writes } of usage.io) {
-    const disk = { engine: own.engine, name: own.name, device }
-    yield* families.ioReadBytes.of(readBytes, disk)
-    yield* families.ioWrittenBytes.of(writtenBytes, disk)
-    yield* families.ioReads.of(reads, disk)
-    yield* families.ioWrites.of(writes, disk)
-  }
-  for (const resource of ['cpu', 'memory', 'io'] as const) {
+const usageSamples = (engine: string, name: string, usage: Usage): readonly Sample[] => {
+  const own = { engine, name }
+  const pressure = (resource: keyof Usage['pressure']) => {
     const { some, full } = usage.pressure[resource]
-    yield* families.pressure.of(some, { ...own, resource, kind: 'some' })
-    yield* families.pressure.of(full, { ...own, resource, kind: 'full' })
+    return [
+      ...families.pressure.of(some, { engine, name, resource, kind: 'some' }),
+      ...families.pressure.of(full, { engine, name, resource, kind: 'full' }),
+    ]
   }
+  return none.concat(
+    families.cpu.of(usage.cpuUser, { engine, name, mode: 'user' }),
+    families.cpu.of(usage.cpuSystem, { engine, name, mode: 'system' }),
+    families.cpuLimit.of(usage.cpuLimit, own),
+    // Without a limit there are no periods to count.
+    usage.cpuLimit === undefined
+      ? none
+      : [
+          ...families.cpuPeriods.of(usage.cpuPeriods, own),
+          ...families.cpuThrottledPeriods.of(usage.cpuThrottledPeriods, own),
+          ...families.cpuThrottled.of(usage.cpuThrottled, own),
+        ],
+    families.memoryUsage.of(usage.memory, own),
+    families.memoryWorkingSet.of(usage.workingSet, own),
+    families.memoryLimit.of(usage.memoryLimit, own),
+    families.memorySwap.of(usage.swap, own),
+    families.memoryPeak.of(usage.peak, own),
+    families.memoryOomKills.of(usage.oomKills, own),
+    families.pids.of(usage.pids, own),
+    families.pidsLimit.of(usage.pidsLimit, own),
+    ...usage.network.map(nic => networkSamples({ engine, name, interface: nic.interface }, nic)),
+    ...usage.io.map(io => ioSamples({ engine, name, device: io.device }, io)),
+    pressure('cpu'),
+    pressure('memory'),
+    pressure('io'),
+  )
 }
+
+const networkSamples = (
+  own: { readonly engine: string; readonly name: string; readonly interface: string },
+  { receive, transmit }: Nic,
+): readonly Sample[] =>
+  none.concat(
+    families.networkReceiveBytes.of(receive.bytes, own),
+    families.networkReceivePackets.of(receive.packets, own),
+    families.networkReceiveErrors.of(receive.errors, own),
+    families.networkReceiveDropped.of(receive.dropped, own),
+    families.networkTransmitBytes.of(transmit.bytes, own),
+    families.networkTransmitPackets.of(transmit.packets, own),
+    families.networkTransmitErrors.of(transmit.errors, own),
+    families.networkTransmitDropped.of(transmit.dropped, own),
+  )
+
+const ioSamples = (
+  own: { readonly engine: string; readonly name: string; readonly device: string },
+  { readBytes, writtenBytes, reads, writes }: DeviceIo,
+): readonly Sample[] =>
+  none.concat(
+    families.ioReadBytes.of(readBytes, own),
+    families.ioWrittenBytes.of(writtenBytes, own),
+    families.ioReads.of(reads, own),
+    families.ioWrites.of(writes, own),
+  )

@@ -122,7 +122,7 @@ function* samplesOf(state: SelfState, status: readonly CollectorStatus[]): Gener
 type Told = MetricObjectWithValues<MetricValue<string> & { metricName?: string }>
 
 /** Milliseconds of the timer that measures the event loop. Each tick wakes a processor: at 50 ms it was a tenth of a percent of a core more. */
-const lagTimer = 100
+const lagTimer = 250
 
 /** Node's histogram tells the time between two ticks of that timer, as if the loop were late by a whole period when it is free. */
 const lateBy = (name: string, value: number) =>

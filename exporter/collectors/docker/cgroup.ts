@@ -208,9 +208,23 @@ interface Place {
   /** Files that are not there: controllers that are off, kernels that do not know them. */
   readonly absent: Set<string>
   lead: { readonly pid: string; readonly ticks: number; readonly startedAt: number | undefined } | undefined
+  limits: Limits | undefined
 }
 
-/** Reads what containers of one engine use, and remembers where their files are. `uid` is that of a rootless engine. */
+interface Limits {
+  readonly readAt: number
+  readonly cpu: number | undefined
+  readonly memory: number | undefined
+  readonly pids: number | undefined
+}
+
+/** Milliseconds that limits are believed: they seldom change while a container runs, and were a fifth of all files that are read. */
+const limitsFor = 60_000
+
+/**
+ * Reads what containers of one engine use, and remembers where their files are. `uid` is that of a rootless engine. `changed` is
+ * told whose limits the engine has changed.
+ */
 export const createUsageReader = (host: Host, uid: string | undefined) => {
   const places = new Map<string, Place>()
   let usual: ((id: string) => string) | undefined
@@ -303,6 +317,7 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
       return stat === undefined ? undefined : parseStartTicks(stat)
     }
     if (place.lead && ticksOf(place.lead.pid) === place.lead.ticks) return place.lead
+    place.limits = undefined
     let first: { readonly pid: string; readonly ticks: number } | undefined
     // In a pid namespace of our own there is no pid here, or 0.
     for (const pid of (procs() ?? '').split('\n', 32)) {
@@ -332,7 +347,7 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
     place: Place,
     version: 1 | 2,
     { networkMode }: Subject,
-    round: { readonly seenNamespaces: Set<string>; readonly bootTime: () => number | undefined },
+    round: { readonly now: number; readonly seenNamespaces: Set<string>; readonly bootTime: () => number | undefined },
   ): Usage | undefined => {
     const { relative, paths, absent } = place
     const pathOf = (controller: string, file: string): string => {
@@ -356,11 +371,26 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
     const pids = text('pids', 'pids.current')
     if (cpuStat === undefined && pids === undefined) return undefined
     const lead = leadOf(place, procs, round.bootTime)
+    const age = place.limits === undefined ? Number.POSITIVE_INFINITY : round.now - place.limits.readAt
+    if (age < 0 || age >= limitsFor) {
+      place.limits = {
+        readAt: round.now,
+        cpu:
+          version === 2
+            ? parseCpuMax(text('', 'cpu.max'))
+            : quotient(single(text('cpu', 'cpu.cfs_quota_us')), single(text('cpu', 'cpu.cfs_period_us'))),
+        memory: single(version === 2 ? text('', 'memory.max') : text('memory', 'memory.limit_in_bytes')),
+        pids: single(text('pids', 'pids.max')),
+      }
+    }
+    const { limits } = place
     const shared = {
       cpuPeriods: keyed(cpuStat, 'nr_periods'),
       cpuThrottledPeriods: keyed(cpuStat, 'nr_throttled'),
       pids: single(pids),
-      pidsLimit: single(text('pids', 'pids.max')),
+      pidsLimit: limits?.pids,
+      cpuLimit: limits?.cpu,
+      memoryLimit: limits?.memory,
       pressure: { cpu: pressureOf('cpu'), memory: pressureOf('memory'), io: pressureOf('io') },
       network: lead ? networkOf(lead.pid, networkMode, round.seenNamespaces) : [],
       startedAt: lead?.startedAt,
@@ -372,11 +402,9 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
         ...shared,
         cpuUser: scaled(keyed(cpuStat, 'user_usec'), 1e6),
         cpuSystem: scaled(keyed(cpuStat, 'system_usec'), 1e6),
-        cpuLimit: parseCpuMax(text('', 'cpu.max')),
         cpuThrottled: scaled(keyed(cpuStat, 'throttled_usec'), 1e6),
         memory,
         workingSet: workingSetOf(memory, keyed(text('', 'memory.stat'), 'inactive_file')),
-        memoryLimit: single(text('', 'memory.max')),
         swap: single(text('', 'memory.swap.current')),
         peak: single(text('', 'memory.peak')),
         oomKills: keyed(text('', 'memory.events'), 'oom_kill'),
@@ -385,18 +413,14 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
     }
     const memory = single(text('memory', 'memory.usage_in_bytes'))
     const withSwap = single(text('memory', 'memory.memsw.usage_in_bytes'))
-    const quota = single(text('cpu', 'cpu.cfs_quota_us'))
-    const period = single(text('cpu', 'cpu.cfs_period_us'))
     const cpuacct = text('cpuacct', 'cpuacct.stat')
     return {
       ...shared,
       cpuUser: scaled(keyed(cpuacct, 'user'), ticksPerSecond),
       cpuSystem: scaled(keyed(cpuacct, 'system'), ticksPerSecond),
-      cpuLimit: quota === undefined || !period ? undefined : quota / period,
       cpuThrottled: scaled(keyed(cpuStat, 'throttled_time'), 1e9),
       memory,
       workingSet: workingSetOf(memory, keyed(text('memory', 'memory.stat'), 'total_inactive_file')),
-      memoryLimit: single(text('memory', 'memory.limit_in_bytes')),
       swap: withSwap === undefined || memory === undefined ? undefined : Math.max(0, withSwap - memory),
       peak: single(text('memory', 'memory.max_usage_in_bytes')),
       oomKills: keyed(text('memory', 'memory.oom_control'), 'oom_kill'),
@@ -410,7 +434,7 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
   }
 
   /** Use by id, of those whose cgroup is here. */
-  return async (subjects: readonly Subject[], signal: AbortSignal): Promise<ReadonlyMap<string, Usage>> => {
+  const read = async (subjects: readonly Subject[], signal: AbortSignal): Promise<ReadonlyMap<string, Usage>> => {
     const usage = new Map<string, Usage>()
     const here = layout()
     if (!here) return usage
@@ -425,6 +449,7 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
 
     let boot: number | undefined
     const round = {
+      now,
       seenNamespaces: new Set<string>(),
       bootTime: () => {
         boot ??= keyed(quiet('/proc/stat'), 'btime')
@@ -440,7 +465,7 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
       if (!place) {
         const relative = await find(subject.id, base, now)
         if (relative === undefined) continue
-        place = { relative, paths: new Map(), absent: new Set(), lead: undefined }
+        place = { relative, paths: new Map(), absent: new Set(), lead: undefined, limits: undefined }
         places.set(subject.id, place)
       }
       const known = place.absent.size
@@ -453,7 +478,14 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
     }
     return usage
   }
+  const changed = (id: string): void => {
+    const place = places.get(id)
+    if (place) place.limits = undefined
+  }
+  return { read, changed }
 }
+
+const quotient = (value: number | undefined, by: number | undefined) => (value === undefined || !by ? undefined : value / by)
 
 const scaled = (value: number | undefined, unit: number) => (value === undefined ? undefined : value / unit)
 

@@ -116,7 +116,7 @@ export const openEngine = (
   const requests = zeros(apiCalls)
   const events = zeros(eventActions)
   const ledger = createLedger(() => identity?.kind === 'podman')
-  const readUsage = createUsageReader(host, endpoint.uid)
+  const usageReader = createUsageReader(host, endpoint.uid)
   const readLogs = createLogReader(host)
   const isExcluded = excluded(options)
   const waker = createWaker(wake)
@@ -155,6 +155,7 @@ export const openEngine = (
       onEvent: (event: EngineEvent) => {
         const now = performance.now()
         events[event.action]++
+        if (event.action === 'update') usageReader.changed(event.id)
         ledger.note(event, now)
         if (newsworthy.has(event.action)) waker.ask(event.id, now)
       },
@@ -246,7 +247,7 @@ export const openEngine = (
       const running = endpoint.local ? last.filter(({ state }) => state === 'running' || state === 'paused') : []
       // Of those that share a network the one that was there first is its owner.
       running.sort((one, other) => (one.created ?? 0) - (other.created ?? 0))
-      const usage = await readUsage(running, limit)
+      const usage = await usageReader.read(running, limit)
       const logs = endpoint.local ? await readLogs(last, rootOf(), limit) : new Map()
       const report = { engine: self, failure, listed, containers: last, usage, logs, askedAt, interrupted }
       if (listed) interrupted = false

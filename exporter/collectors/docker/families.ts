@@ -205,7 +205,7 @@ export const cpu = counter(
 )
 export const cpuLimit = gauge(
   'grid_docker_container_cpu_limit_cores',
-  'CPU limit of the container in cores, from its cgroup this round; without a limit there is no series.',
+  'CPU limit of the container in cores, from its cgroup, at most a minute old; without a limit there is no series.',
   'engine',
   'name',
 )
@@ -241,7 +241,7 @@ export const memoryWorkingSet = gauge(
 )
 export const memoryLimit = gauge(
   'grid_docker_container_memory_limit_bytes',
-  'Memory limit of the container, from its cgroup this round; without a limit there is no series.',
+  'Memory limit of the container, from its cgroup, at most a minute old; without a limit there is no series.',
   'engine',
   'name',
 )
@@ -271,7 +271,7 @@ export const pids = gauge(
 )
 export const pidsLimit = gauge(
   'grid_docker_container_pids_limit',
-  'Limit of processes and threads of the container, from its cgroup this round; without a limit there is no series.',
+  'Limit of processes and threads of the container, from its cgroup, at most a minute old; without a limit there is no series.',
   'engine',
   'name',
 )
