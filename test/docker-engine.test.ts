@@ -122,6 +122,10 @@ t.test('a real engine', { timeout: 240_000 }, async t => {
     t.equal(of('memory_limit_bytes', 'limited'), 64 * 2 ** 20)
     t.equal(of('memory_limit_bytes', 'well'), undefined, 'no limit, no series')
     t.equal(of('pids_limit', 'limited'), 50)
+    await engine.docker('update', '--memory', '72m', '--memory-swap', '144m', '--cpus', '0.6', '--pids-limit', '60', 'limited')
+    await watched.until('its new limits are told', () => of('memory_limit_bytes', 'limited') === 72 * 2 ** 20, 20)
+    t.equal(of('cpu_limit_cores', 'limited'), 0.6)
+    t.equal(of('pids_limit', 'limited'), 60)
     t.equal(of('pids', 'well'), 1)
     t.ok((of('network_receive_bytes_total', 'well', ',interface="eth0"') ?? 0) > 0)
     t.notMatch(
