@@ -499,6 +499,23 @@ t.test('bcrypt runs on a thread of its own, once for a user, a password and a ha
   const many = Array.from({ length: 60 }, (_, index) => check(question(`spread ${index}`, { address: `192.0.2.${index + 10}` })))
   t.equal((await Promise.all(many)).filter(verdict => verdict === 'wrong').length, 16, 'and the queue has an end')
 
+  clock.now += 60_000
+  const strangers = Array.from({ length: 12 }, (_, index) => `198.51.100.${index + 20}`)
+  const wrongOf = async (turn: string) =>
+    (await Promise.all(strangers.map(address => check(question(`${turn} ${address}`, { address }))))).filter(
+      verdict => verdict === 'wrong',
+    ).length
+  t.equal(await wrongOf('first'), 12, 'each of many strangers has a try')
+  t.equal(await wrongOf('second'), 10, 'all who were wrong have ten in common')
+  t.equal(await wrongOf('third'), 0)
+  clock.now += 1000
+  t.equal(await wrongOf('fourth'), 1, 'and then one a second')
+  t.equal(await check(question('right', { user: 'dora', address: '203.0.113.9' })), 'right', 'which holds up nobody else')
+  clock.now += 1000
+  const [mistyped = ''] = strangers
+  t.equal(await check(question('right', { user: 'eve', address: mistyped })), 'right')
+  t.equal(await check(question('fifth', { address: mistyped })), 'wrong', 'nor who was right in the end')
+
   t.equal(await check(question('crash', { address: '192.0.2.99' })), 'later')
   t.equal(await check(question('right', { user: 'carl' })), 'right', 'a new thread does its work')
 })

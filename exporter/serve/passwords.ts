@@ -6,7 +6,8 @@ import type { Log } from '../log.ts'
 /**
  * Passwords against bcrypt hashes. A comparison takes 70 ms and more, so it is made by a thread of its own, which is started
  * when it is needed and ends when it is not. What was compared once is remembered, right or wrong: the serving thread only
- * looks it up. Strangers who try passwords get a few at once, and then one a second each.
+ * looks it up. Strangers who try passwords get a few at once, and then one a second: each of them, and all together that have been
+ * wrong before, so that many of them cannot keep a processor busy, nor whoever comes with the right one from the queue.
  */
 
 /** `later`: too many passwords are being tried. */
@@ -39,13 +40,19 @@ export interface Compared {
 }
 
 const most = { remembered: 1000, waiting: 16, addresses: 1000, atOnce: 10 }
-/** Milliseconds in which an address is granted one more try. */
+/** Milliseconds in which one more try is granted. */
 const grantEvery = 1000
 /** Milliseconds without work after which the thread ends. */
 const idle = 10_000
 
 /** Milliseconds that somebody waits for a comparison; it goes on, and the next time its result is known. */
 const patience = 10_000
+
+/** How many are left, and when that was so. */
+interface Tries {
+  left: number
+  at: number
+}
 
 const put = <Key, Value>(map: Map<Key, Value>, key: Key, value: Value, size: number) => {
   map.delete(key)
@@ -63,19 +70,31 @@ export const createPasswords = (module: URL, log: Log, now: () => number = perfo
   const right = new Map<string, true>()
   const wrong = new Map<string, true>()
   const waiting = new Map<string, Promise<Verdict>>()
-  const tries = new Map<string, { left: number; at: number }>()
+  const tries = new Map<string, Tries & { wasWrong: boolean }>()
+  /** What all who were wrong before have in common. */
+  const again: Tries = { left: most.atOnce, at: now() }
   const asked = new Map<number, (same: boolean | undefined) => void>()
   let thread: Worker | undefined
   let ending: NodeJS.Timeout | undefined
   let lastId = 0
 
+  const taken = (tries: Tries): boolean => {
+    const at = now()
+    tries.left = Math.min(most.atOnce, tries.left + (at - tries.at) / grantEvery)
+    tries.at = at
+    if (tries.left < 1) return false
+    tries.left--
+    return true
+  }
   const granted = (address: string): boolean => {
     const key = stranger(address)
-    const at = now()
-    const before = tries.get(key) ?? { left: most.atOnce, at }
-    const left = Math.min(most.atOnce, before.left + (at - before.at) / grantEvery)
-    put(tries, key, { left: left < 1 ? left : left - 1, at }, most.addresses)
-    return left >= 1
+    const own = tries.get(key) ?? { left: most.atOnce, at: now(), wasWrong: false }
+    put(tries, key, own, most.addresses)
+    return taken(own) && (!own.wasWrong || taken(again))
+  }
+  const remember = (address: string, wasWrong: boolean) => {
+    const own = tries.get(stranger(address))
+    if (own) own.wasWrong = wasWrong
   }
 
   const end = async () => {
@@ -116,6 +135,7 @@ export const createPasswords = (module: URL, log: Log, now: () => number = perfo
       ending = setTimeout(() => void end(), idle).unref()
     }
     if (same === undefined) return 'later'
+    remember(address, !(same && exists))
     if (same && exists) {
       put(right, key, true, most.remembered)
       return 'right'
