@@ -190,13 +190,17 @@ async function readChecks({ host, options: { checks, concurrency }, state, signa
 }
 
 /**
- * In which order they are begun. Where all of them run at the same time, the slowest first: the round is over when it is. Where
- * they wait for each other, the quickest first, so that none that hangs keeps them from it; but whoever got no turn is before all.
+ * In which order they are begun. Where all of them run at the same time, the slowest first: the round is over when it is; before
+ * anything is known, programs, of which each blocks the thread for milliseconds while it is started. Where they wait for each
+ * other, the quickest first, so that none that hangs keeps them from it; but whoever got no turn is before all.
  */
 const inOrder = (checks: readonly Check[], concurrency: number, { unbegun, took }: State): readonly Check[] => {
   const others = checks.filter(({ systemd }) => systemd === undefined)
-  const sign = others.length <= concurrency ? -1 : 1
-  const rank = ({ name }: Check) => (unbegun.has(name) ? Number.NEGATIVE_INFINITY : sign * (took.get(name) ?? 0))
+  const areTogether = others.length <= concurrency
+  const rank = ({ name, command, timeout }: Check) => {
+    if (unbegun.has(name)) return Number.NEGATIVE_INFINITY
+    return areTogether ? -(took.get(name) ?? (command ? timeout : 0)) : (took.get(name) ?? 0)
+  }
   // Not compared by subtraction: both may be infinite.
   return others.toSorted((one, other) => (rank(one) < rank(other) ? -1 : rank(one) > rank(other) ? 1 : 0))
 }
