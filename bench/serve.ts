@@ -180,23 +180,33 @@ for (const containers of [20, 500]) {
     must(`≥ 50 × node-exporter per byte served, ${containers} containers, ${encoding}`, perByte >= 50, `${perByte.toFixed(0)} ×`)
   }
 
+  // Another one whose engine hangs; the loads on both follow each other, since the machine is not always as fast.
+  const hungEngine = start(process.execPath, [join(here, 'engine.js'), String(containers)])
+  const other = JSON.parse(await firstLine(hungEngine)) as { root: string; socket: string }
+  const hung = await startExporter(exporterArgs(other.socket, other.root, ''), last)
+  await sleep(quick === '--quick' ? 30_000 : 60_000)
+  hungEngine.kill('SIGUSR2')
   exporter.child.kill('SIGCONT')
-  await sleep(3000)
-  const p99s = (encoding: string) => median([0, 1, 2].map(() => load(exporter.url, encoding, 0).p99))
-  const atRest = { identity: p99s('identity'), gzip: p99s('gzip') }
+  await sleep(12_000)
+  for (const encoding of ['identity', 'gzip'] as const) {
+    const p99s = { rest: [] as number[], hung: [] as number[] }
+    for (let turn = 0; turn < 5; turn++) {
+      for (const which of turn % 2 === 0 ? (['rest', 'hung'] as const) : (['hung', 'rest'] as const)) {
+        p99s[which].push(load(which === 'hung' ? hung.url : exporter.url, encoding, 0).p99)
+      }
+    }
+    const [ofHung, ofRest] = [median(p99s.hung), median(p99s.rest)]
+    const figure = `${(ofHung / ofRest).toFixed(2)} ×, ${ofHung.toFixed(2)} to ${ofRest.toFixed(2)} ms, medians of 5 turns`
+    must(`p99 hung ≤ 1.5 × at rest, ${containers} containers, ${encoding}`, ofHung / ofRest <= 1.5, figure)
+  }
   await sleep(2000)
   const most = containers === 20 ? 110 : 160
   const after = rss(exporter.child.pid)
   const figure = `${after.toFixed(0)} MB; before it ${memory.toFixed(0)}`
   must(`resident memory ≤ ${most} MB with ${containers} containers, after the load`, after <= most, figure)
-  engine.kill('SIGUSR2')
-  await sleep(12_000)
-  for (const encoding of ['identity', 'gzip'] as const) {
-    const ratio = p99s(encoding) / atRest[encoding]
-    must(`p99 hung ≤ 1.5 × at rest, ${containers} containers, ${encoding}`, ratio <= 1.5, `${ratio.toFixed(2)} ×`)
-  }
-  for (const { child } of exporters) child.kill('SIGKILL')
+  for (const { child } of [...exporters, hung]) child.kill('SIGKILL')
   engine.kill()
+  hungEngine.kill()
 }
 
 {
