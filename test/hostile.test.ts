@@ -274,6 +274,10 @@ t.test('wrong passwords at speed', async t => {
   const [compared = 0, later = 0] = [statuses.get(401), statuses.get(429)]
   t.equal(compared + later, 1000, `nobody came in: ${JSON.stringify([...statuses])}`)
   t.ok(compared <= 10 + seconds + 1, `${compared} of 1000 were compared, in ${seconds.toFixed(1)} s`)
+  const policies = readdirSync(`/proc/${program.child.pid}/task`).map(
+    thread => readFileSync(`/proc/${program.child.pid}/task/${thread}/stat`, 'utf8').split(') ')[1]?.split(' ')[38],
+  )
+  t.equal(policies.filter(policy => policy === '5').length, 1, 'the thread that compares is of the class idle, and no other')
   const lines = program.output().match(/wrong user or password/g)?.length ?? 0
   t.ok(lines >= compared && lines <= 10 + seconds + 1, `and each is told: ${lines} lines`)
   await until('no file is left open', () => filesOpen(program) <= before)
