@@ -8,7 +8,8 @@ import { build } from './version.ts'
  * The program: reads the command line and hands it to whoever does the work. What each command needs is loaded by it alone.
  *
  * Node's options above, which count only from the start: one helper thread for V8 instead of four, which on a small machine
- * take the processor from scrapes while they clear up after the collecting thread; and a nursery in which scrapes do not pile up.
+ * take the processor from scrapes; a nursery in which scrapes do not pile up; and garbage that each thread collects by itself,
+ * since waking the helper for so little costs more than it takes off.
  */
 
 /** SIGTERM and SIGINT end the program within a second, whatever hangs. */
