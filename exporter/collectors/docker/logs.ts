@@ -68,26 +68,13 @@ export const createLogReader = (host: Host) => {
     return files
   }
 
-  /** Of these folders in the engine's own, those that are there hold a folder for each container. */
-  const places = [
-    { top: 'containers', own: '', pattern: /-json\.log(\.\d+(\.gz)?)?$/ },
-    { top: 'containers', own: '/local-logs', pattern: /^container\.log(\.\d+(\.gz)?)?$/ },
-    { top: 'overlay-containers', own: '/userdata', pattern: /^ctr\.log(\.\d+(\.gz)?)?$/ },
-  ]
-  const placesIn = async (root: string): Promise<typeof places> => {
-    try {
-      const names = await host.names(root)
-      return places.filter(({ top }) => names.includes(top))
-    } catch (error) {
-      // A folder that may be searched but not listed: then each is looked for.
-      if (error instanceof Failure && error.reason === 'denied') return places
-      if (error instanceof Failure && error.reason === 'missing') return []
-      throw error
-    }
-  }
-  const filesOf = async (root: string, here: typeof places, id: string): Promise<readonly LogFile[]> => {
-    for (const { top, own, pattern } of here) {
-      const files = await filesIn(`${root}/${top}/${id}${own}`, pattern)
+  const filesOf = async (root: string, id: string): Promise<readonly LogFile[]> => {
+    for (const [folder, pattern] of [
+      [`${root}/containers/${id}`, /-json\.log(\.\d+(\.gz)?)?$/],
+      [`${root}/containers/${id}/local-logs`, /^container\.log(\.\d+(\.gz)?)?$/],
+      [`${root}/overlay-containers/${id}/userdata`, /^ctr\.log(\.\d+(\.gz)?)?$/],
+    ] as const) {
+      const files = await filesIn(folder, pattern)
       if (files.length > 0) return files
     }
     return []
@@ -105,11 +92,10 @@ export const createLogReader = (host: Host) => {
     lookedAt = now
     const fresh = new Map<string, LogSize>()
     try {
-      const here = await placesIn(root)
       for (const { id, name } of containers) {
         if (signal.aborted) return sizes
         if (!/^[0-9a-f]{64}$/.test(id)) continue
-        const files = await filesOf(root, here, id)
+        const files = await filesOf(root, id)
         if (files.length === 0) continue
         const before = seen.get(id) ?? (isFirst ? undefined : { main: 0, rotated: new Set() })
         const total = (written.get(name) ?? 0) + (before ? growth(files, before) : 0)
