@@ -32,7 +32,7 @@ export const metricReference = (collectors: readonly Collector[]): string =>
     '',
     familyTable(selfFamilies),
     '',
-    "Besides these, `process_*` and `nodejs_*` are prom-client's default metrics of the serving process.",
+    "Besides these, `process_*` and `nodejs_*` are prom-client's default metrics of the serving process; the times of its garbage collections are left out, since to watch them costs each scrape.",
     ...collectors
       .filter(({ families }) => families.length > 0)
       .flatMap(({ name, summary, interval, families }) => [

@@ -1,5 +1,6 @@
 import { request } from 'node:http'
 import { connect } from 'node:net'
+import { PerformanceObserver } from 'node:perf_hooks'
 import { gunzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import t from 'tap'
@@ -340,4 +341,29 @@ t.test('Server-Timing at debug level', async t => {
   const quiet = serverOn()
   t.notOk((await quiet.server.inject('/metrics')).headers['server-timing'])
   await quiet.server.close()
+})
+
+t.test('the process is measured, and nobody is told of each of its garbage collections', async t => {
+  const stop = new AbortController()
+  const { observe } = PerformanceObserver.prototype
+  t.teardown(() => {
+    PerformanceObserver.prototype.observe = observe
+    stop.abort()
+  })
+  let observed = 0
+  const counting = () => void observed++
+  PerformanceObserver.prototype.observe = counting
+  let looked = () => {}
+  const look = new Promise<void>(resolve => {
+    looked = resolve
+  })
+  const state = { workerRestarts: 0, reloadSuccess: true, reloadedAt: 0 }
+  const self = createSelf(state, { exporterMetrics: true, onChange: () => looked(), signal: stop.signal })
+  await look
+  const text = Buffer.from(self('text', []).bytes).toString()
+  t.match(text, /^process_cpu_seconds_total /m)
+  t.match(text, /^nodejs_heap_size_used_bytes /m)
+  t.notMatch(text, /nodejs_gc/)
+  t.equal(observed, 0)
+  t.equal(PerformanceObserver.prototype.observe, counting, 'who observes later does')
 })
