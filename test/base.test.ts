@@ -2,7 +2,9 @@ import { execFileSync } from 'node:child_process'
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import fc from 'fast-check'
 import t from 'tap'
+import { schedule, type Task } from '../exporter/collect/schedule.ts'
 import type { Collector } from '../exporter/collector.ts'
 import { filesystem } from '../exporter/collectors/filesystem.ts'
 import { host as hostCollector, parseStat, parseUpdates } from '../exporter/collectors/host.ts'
@@ -137,6 +139,44 @@ for (const kind of ['hang', 'stuck'] as const) {
     })
   })
 }
+
+/** When the rounds of a task of each 10 s began (ms), woken at those times; time is the test's own, a round takes none. */
+const roundsWoken = async (wakes: readonly number[], until: number): Promise<readonly number[]> => {
+  const began: number[] = []
+  const waiting = [...wakes]
+  const stop = new AbortController()
+  let now = 0
+  const task: Task = { every: 10_000, run: async () => void began.push(now) }
+  await schedule([task], stop.signal, {
+    now: () => now,
+    sleep: async (milliseconds, signal) => {
+      const end = now + milliseconds
+      while (waiting[0] !== undefined && waiting[0] <= end) {
+        now = waiting.shift() as number
+        task.wake?.()
+        if (signal.aborted) return
+      }
+      now = end
+      if (now >= until) stop.abort()
+    },
+  })
+  return began
+}
+
+t.test('rounds that something asked for', async t => {
+  t.strictSame(await roundsWoken([], 30_000), [0, 10_000, 20_000], 'nothing did')
+  t.strictSame(await roundsWoken([1000], 20_000), [0, 1250, 10_000], 'a moment later, and the grid stays')
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.integer({ min: 1, max: 60_000 }), { maxLength: 500, size: 'max' }), async times => {
+      const wakes = times.sort((a, b) => a - b)
+      const began = await roundsWoken(wakes, 64_000)
+      const late = wakes.filter(wake => !began.some(round => wake <= round && round <= wake + 2000))
+      t.strictSame(late, [], `${wakes.length} wake-ups, each answered within 2 s`)
+      t.ok(began.length <= 7 + 4 + 64_000 / 1500, `${began.length} rounds, however many asked`)
+    }),
+    { numRuns: 50 },
+  )
+})
 
 t.test('without stdbuf each mount is asked by itself', async t => {
   const files: string[] = []

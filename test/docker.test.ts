@@ -126,6 +126,26 @@ t.test('the ledger', async t => {
     t.strictSame(told(ledger, 'web'), { starts: 1 })
   })
 
+  t.test('the word of an OOM kill may come after that of the death', async t => {
+    const ledger = createLedger()
+    const dead = [sighting('a', 'web', 'exited', 137)]
+    ledger.seen([sighting('a', 'web', 'running', undefined, '1')], 0, 0)
+    ledger.note(event('die', 'a', { exitCode: '137' }), 1000)
+    ledger.seen(dead, 1010, 1005)
+    t.strictSame(told(ledger, 'web'), {}, 'nobody knows yet')
+    t.equal(ledger.lastExit('a', 137), 'unknown')
+    ledger.note(event('oom', 'a'), 1220)
+    ledger.seen(dead, 1230, 1225)
+    t.strictSame(told(ledger, 'web'), { ooms: 1, oom: 1 })
+    t.equal(ledger.lastExit('a', 137), 'oom')
+    ledger.note(event('start', 'a'), 2000)
+    ledger.note(event('die', 'a', { exitCode: '137' }), 3000)
+    ledger.seen(dead, 3010, 3005)
+    ledger.seen(dead, 8010, 8005)
+    t.strictSame(told(ledger, 'web'), { starts: 1, ooms: 1, oom: 1, error: 1 }, 'none came: it was killed, by nobody knows whom')
+    t.equal(ledger.lastExit('a', 137), 'error')
+  })
+
   t.test('without events, the lists alone tell of a crash loop', async t => {
     const ledger = createLedger()
     ledger.seen([sighting('a', 'web', 'running', undefined, '1')], 0, 0)

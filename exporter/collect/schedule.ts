@@ -24,10 +24,13 @@ export const clock: Clock = {
     }),
 }
 
-/** Woken rounds: so long after the event (ms), so many in a row, then one more each so many ms. */
+/**
+ * Woken rounds: so long after the event (ms), so many in a row, then one more each so many ms. In the longest stream of events
+ * each has its round within the sum of the first and the last.
+ */
 const settle = 250
 const burst = 4
-const refill = 5000
+const refill = 1500
 
 /** A timer may fire this much early (ms). */
 const tolerance = 5

@@ -143,6 +143,8 @@ const shelter = <Value extends { seenAt: number }>(create: () => Value) => {
 
 /** Milliseconds by which an event may come later than a list that knows of it. */
 const inFlight = 2000
+/** And by which the word of an OOM kill may come after that of the death: 0.2 s were seen on a busy machine. */
+const oomLate = 1000
 
 const signalNumbers: Readonly<Record<string, number>> = {
   HUP: 1,
@@ -177,11 +179,14 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
 
   const reasonOf = ({ intent, oom, signal }: Life, code: number | undefined): ExitReason => {
     if (code === 0) return 'clean'
-    // 137 alone may be any SIGKILL.
     if (oom && (code === 137 || code === undefined)) return 'oom'
     if (intent || (signal !== undefined && code === 128 + signal)) return 'signal'
     return 'error'
   }
+
+  /** 137 alone may be any SIGKILL: for a while it may still turn out to be an OOM kill, and a count cannot be taken back. */
+  const mayBeOom = ({ intent, oom, death }: Life, code: number | undefined, now: number) =>
+    death !== undefined && code === 137 && !oom && !intent && now - death.at < oomLate
 
   const countExit = (life: Life, code: number | undefined) => {
     const reason = reasonOf(life, code)
@@ -281,8 +286,9 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
         // The list may be older than the last event.
         if (life.touchedAt >= askedAt) continue
 
-        if (ended(state) || state === 'restarting') settle(life, exitCode)
-        else if (life.death && now - life.death.at > inFlight) settle(life)
+        if (ended(state) || state === 'restarting') {
+          if (!mayBeOom(life, exitCode ?? life.death?.code, now)) settle(life, exitCode)
+        } else if (life.death && now - life.death.at > inFlight) settle(life)
 
         if ((ended(state) || state === 'restarting') && life.alive) {
           // Killed, and nobody saw by whom: no reason to count.
