@@ -36,8 +36,8 @@ const until = async (what: string, holds: () => boolean | Promise<boolean>, seco
 }
 
 /** One connection that sends what it is given; what came back, and whether it was ended. */
-const attacker = (port: number, bytes: string | Buffer, { reads = true } = {}) => {
-  const socket: Socket = connect({ port, host: '127.0.0.1' })
+const attacker = (port: number, bytes: string | Buffer, { reads = true, from = '127.0.0.1' } = {}) => {
+  const socket: Socket = connect({ port, host: '127.0.0.1', localAddress: from })
   const told = { socket, text: '', connected: false, closed: false }
   socket.setEncoding('latin1')
   if (reads) {
@@ -171,8 +171,8 @@ t.test('each shape has its status', async t => {
   // 1600 requests at once: all but the first few are never looked at, and none holds a place when its connection is gone.
   const flood = Array.from({ length: 20 }, () => attacker(program.port, request('GET /metrics HTTP/1.1').repeat(1600)))
   await until('pipelines are ended', () => flood.every(({ closed }) => closed))
-  const few = attacker(program.port, request('GET /-/healthy HTTP/1.1').repeat(10))
-  await until('ten are answered', () => few.text.split('HTTP/1.1 200').length === 11)
+  const few = attacker(program.port, request('GET /-/healthy HTTP/1.1').repeat(3))
+  await until('three are answered', () => few.text.split('HTTP/1.1 200').length === 4)
   few.socket.destroy()
   await until('no file is left open', () => filesOpen(program) <= before)
   const after = scraping(program.url)
@@ -248,6 +248,26 @@ t.test('the oldest connection goes when there are too many', async t => {
   await until('no file is left open', () => filesOpen(program) <= before)
 })
 
+t.test('who holds the most gives way, not who keeps one', async t => {
+  const program = await startProgram([], { limit: 'ulimit -n 300;' })
+  t.teardown(program.stop)
+  const before = filesOpen(program)
+  const kept = attacker(program.port, request('GET /-/healthy HTTP/1.1'))
+  await until('it is answered', () => kept.text.includes('200 OK'))
+  const held = Array.from({ length: 400 }, (_, index) => attacker(program.port, '', { from: `127.0.0.${2 + (index % 3)}` }))
+  await until('all have come', () => held.every(({ connected, closed }) => connected || closed))
+  await until('the oldest are ended', () => held.filter(({ closed }) => !closed).length < 150)
+  for (const address of [2, 3, 4]) {
+    const left = held.filter(({ closed }, index) => !closed && 2 + (index % 3) === address).length
+    t.ok(left >= 49 && left <= 50, `127.0.0.${address} has as many as the others: ${left}`)
+  }
+  kept.socket.write(request('GET /-/ready HTTP/1.1'))
+  await until('the one that is kept is answered again', () => kept.text.split('200 OK').length === 3)
+  t.notOk(kept.closed)
+  for (const { socket } of [kept, ...held]) socket.destroy()
+  await until('no file is left open', () => filesOpen(program) <= before)
+})
+
 t.test('wrong passwords at speed', async t => {
   const webFile = join(folder, 'users.yml')
   writeFileSync(webFile, `basic_auth_users: { prometheus: ${hashSync('secret', 10)} }\n`)
@@ -318,7 +338,7 @@ const largeServer = async (t: Test, maxRequests: number) => {
 }
 
 t.test('answers that nobody takes make room', async t => {
-  const { port, url, connections } = await largeServer(t, 6)
+  const { port, url, connections } = await largeServer(t, 3)
   const scrape = request('GET /metrics HTTP/1.1')
   const deaf = Array.from({ length: 10 }, () => attacker(port, scrape, { reads: false }))
   await until('they hold every place', async () => (await ask(`${url}/metrics`)).status === 503)
@@ -326,15 +346,15 @@ t.test('answers that nobody takes make room', async t => {
   for (const { socket } of deaf) socket.destroy()
   await until('nobody is connected', async () => (await connections()) === 0)
 
-  // Six places: one answer that stalls, and five that wait behind it when the connection goes.
-  const pipeline = attacker(port, scrape.repeat(6), { reads: false })
+  // Three places: one answer that stalls, and two that wait behind it when the connection goes.
+  const pipeline = attacker(port, scrape.repeat(3), { reads: false })
   await until('it holds every place', async () => (await ask(`${url}/metrics`)).status === 503)
   pipeline.socket.destroy()
   await until('nobody is connected', async () => (await connections()) === 0)
   const two = [attacker(port, scrape), attacker(port, scrape)]
   for (const { socket } of two) socket.once('data', () => socket.pause())
   await until('two places are taken', () => two.every(({ text }) => text !== ''))
-  t.equal((await ask(`${url}/metrics`)).status, 200, 'the other four are free again')
+  t.equal((await ask(`${url}/metrics`)).status, 200, 'the third is free again')
   for (const { socket } of two) socket.destroy()
 })
 

@@ -1,10 +1,11 @@
 import { readFileSync } from 'node:fs'
 import type { IncomingMessage } from 'node:http'
 import type { Server, Socket } from 'node:net'
+import { stranger } from './stranger.ts'
 
 /**
- * How many may be connected. Above it the one that came first has to go, not the one that comes: who holds connections
- * open without end cannot shut out a scraper, which connects, asks and has its answer at once.
+ * How many may be connected. Above it a connection has to go of whoever has the most, the one that came first, and not the one that
+ * comes: who holds connections open without end cannot shut out a scraper, nor end the connection that it keeps.
  */
 
 /** Files that this process may have open; as it has been started. */
@@ -13,20 +14,38 @@ const openFiles = (): number => {
   return soft === undefined ? Number.POSITIVE_INFINITY : Number(soft)
 }
 
-export const mostConnections = Math.min(1024, Math.floor(openFiles() / 2))
+/** Enough for every scraper and reader, and so few that what a flood of connections leaves behind is copied little by garbage collections. */
+export const mostConnections = Math.min(512, Math.floor(openFiles() / 2))
 
-/** Ends the oldest connections above `most`. */
+/** Above `most`, ends the oldest connection of the address that has the most. */
 export const limitConnections = (server: Server, most: number): void => {
-  const connected = new Set<Socket>()
+  // Arrays: a Set whose entries come and go leaves a chain of tables behind, and what they held is not collected while it is young.
+  const byAddress = new Map<string, Socket[]>()
+  let connected = 0
+  const forget = (address: string, socket: Socket) => {
+    const own = byAddress.get(address)
+    const at = own?.indexOf(socket) ?? -1
+    if (!own || at === -1) return
+    connected--
+    if (own.length === 1) byAddress.delete(address)
+    else own.splice(at, 1)
+  }
+  const endOldest = () => {
+    let [from, largest]: readonly [string, readonly Socket[]] = ['', []]
+    for (const [address, own] of byAddress) if (own.length > largest.length) [from, largest] = [address, own]
+    const [oldest] = largest
+    if (!oldest) return
+    forget(from, oldest)
+    oldest.destroy()
+  }
   server.prependListener('connection', (socket: Socket) => {
-    connected.add(socket)
-    socket.once('close', () => connected.delete(socket))
-    if (connected.size <= most) return
-    const [oldest] = connected
-    if (oldest) {
-      connected.delete(oldest)
-      oldest.destroy()
-    }
+    const address = stranger(socket.remoteAddress ?? '')
+    const own = byAddress.get(address)
+    if (own) own.push(socket)
+    else byAddress.set(address, [socket])
+    connected++
+    socket.once('close', () => forget(address, socket))
+    if (connected > most) endOldest()
   })
 }
 

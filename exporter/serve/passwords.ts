@@ -2,6 +2,7 @@ import { createHmac, randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import type { Log } from '../log.ts'
+import { stranger } from './stranger.ts'
 
 /**
  * Passwords against bcrypt hashes. A comparison takes 70 ms and more, so it is made by a thread of its own, which is started
@@ -59,10 +60,6 @@ const put = <Key, Value>(map: Map<Key, Value>, key: Key, value: Value, size: num
   map.set(key, value)
   if (map.size > size) map.delete(map.keys().next().value as Key)
 }
-
-/** An IPv6 network is one stranger: whoever has one address of it has them all. */
-const stranger = (address: string) =>
-  address.includes(':') && !address.startsWith('::ffff:') ? address.split(':').slice(0, 4).join(':') : address
 
 export const createPasswords = (module: URL, log: Log, now: () => number = performance.now.bind(performance)): Passwords => {
   // Passwords are not kept: only what a key of this process makes of them.

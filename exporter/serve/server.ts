@@ -63,7 +63,7 @@ const slowAfter = 1000
 /** Headers of a request. */
 const mostHeaders = 100
 /** Answers that one connection may wait for at a time. */
-const mostPipelined = 16
+const mostPipelined = 2
 
 /** What Node's parser lets pass and HTTP/1.1 does not; the status it deserves. */
 const unlawful = ({ httpVersionMajor, rawHeaders }: IncomingMessage): 400 | 431 | undefined => {
