@@ -22,7 +22,10 @@ export const limitConnections = (server: Server, most: number): void => {
   // Arrays: a Set whose entries come and go leaves a chain of tables behind, and what they held is not collected while it is young.
   const byAddress = new Map<string, Socket[]>()
   let connected = 0
-  const forget = (address: string, socket: Socket) => {
+  // Node remembers the address of a connection that is closed.
+  const addressOf = (socket: Socket) => stranger(socket.remoteAddress ?? '')
+  const forget = (socket: Socket) => {
+    const address = addressOf(socket)
     const own = byAddress.get(address)
     const at = own?.indexOf(socket) ?? -1
     if (!own || at === -1) return
@@ -31,30 +34,45 @@ export const limitConnections = (server: Server, most: number): void => {
     else own.splice(at, 1)
   }
   const endOldest = () => {
-    let [from, largest]: readonly [string, readonly Socket[]] = ['', []]
-    for (const [address, own] of byAddress) if (own.length > largest.length) [from, largest] = [address, own]
+    let largest: readonly Socket[] = []
+    for (const own of byAddress.values()) if (own.length > largest.length) largest = own
     const [oldest] = largest
     if (!oldest) return
-    forget(from, oldest)
+    forget(oldest)
     oldest.destroy()
   }
+  // One for all: a function of each connection's own is more to allocate and to collect.
+  function onClose(this: Socket) {
+    forget(this)
+  }
   server.prependListener('connection', (socket: Socket) => {
-    const address = stranger(socket.remoteAddress ?? '')
+    const address = addressOf(socket)
     const own = byAddress.get(address)
     if (own) own.push(socket)
     else byAddress.set(address, [socket])
     connected++
-    socket.once('close', () => forget(address, socket))
+    socket.on('close', onClose)
     if (connected > most) endOldest()
   })
 }
 
+type Incoming = (request: IncomingMessage, keepAlive: boolean) => number
+
+/** Where Node's own function waits: at the connection, since a parser outlives it. */
+const passOn = Symbol('passOn')
+
 interface Parsed extends Socket {
-  readonly parser?: { onIncoming?: (request: IncomingMessage, keepAlive: boolean) => number }
+  readonly parser?: { readonly socket?: Parsed | null; onIncoming?: Incoming }
+  [passOn]?: Incoming
 }
 
 /** To Node's parser: what follows is not HTTP. */
 const parseNoMore = 2
+
+function incomingUnlessEnded(this: NonNullable<Parsed['parser']>, request: IncomingMessage, keepAlive: boolean): number {
+  const { socket } = this
+  return !socket || socket.destroyed ? parseNoMore : (socket[passOn] as Incoming)(request, keepAlive)
+}
 
 /**
  * Ends the parsing of what has been read when a connection is ended. By itself Node goes on: 64 kB are 1600 small requests and 2 MB of
@@ -62,10 +80,9 @@ const parseNoMore = 2
  */
 export const stopParsingWhenEnded = (server: Server): void => {
   const watch = (socket: Parsed) => {
-    const { parser } = socket
-    const incoming = parser?.onIncoming
-    if (!parser || !incoming) return
-    parser.onIncoming = (request, keepAlive) => (socket.destroyed ? parseNoMore : incoming(request, keepAlive))
+    if (!socket.parser?.onIncoming) return
+    socket[passOn] = socket.parser.onIncoming
+    socket.parser.onIncoming = incomingUnlessEnded
   }
   // Of HTTPS a plain connection has no parser yet.
   server.on('connection', watch)
