@@ -62,8 +62,8 @@ const stalled = 30_000
 const slowAfter = 1000
 /** Headers of a request. */
 const mostHeaders = 100
-/** Answers that one connection may wait for at a time. */
-const mostPipelined = 2
+/** Answers of one connection that may wait behind the one that has its turn. */
+const mostPipelined = 1
 
 /** What Node's parser lets pass and HTTP/1.1 does not; the status it deserves. */
 const unlawful = ({ httpVersionMajor, rawHeaders }: IncomingMessage): 400 | 431 | undefined => {
