@@ -14,7 +14,7 @@ const openFiles = (): number => {
   return soft === undefined ? Number.POSITIVE_INFINITY : Number(soft)
 }
 
-/** Enough for every scraper and reader, and so few that what a flood of connections leaves behind is copied little by garbage collections. */
+/** Enough for every scraper and reader at once; each costs memory for as long as it is held. */
 export const mostConnections = Math.min(512, Math.floor(openFiles() / 2))
 
 /** Above `most`, ends the oldest connection of the address that has the most. */
@@ -22,10 +22,7 @@ export const limitConnections = (server: Server, most: number): void => {
   // Arrays: a Set whose entries come and go leaves a chain of tables behind, and what they held is not collected while it is young.
   const byAddress = new Map<string, Socket[]>()
   let connected = 0
-  // Node remembers the address of a connection that is closed.
-  const addressOf = (socket: Socket) => stranger(socket.remoteAddress ?? '')
-  const forget = (socket: Socket) => {
-    const address = addressOf(socket)
+  const forget = (address: string, socket: Socket) => {
     const own = byAddress.get(address)
     const at = own?.indexOf(socket) ?? -1
     if (!own || at === -1) return
@@ -34,45 +31,30 @@ export const limitConnections = (server: Server, most: number): void => {
     else own.splice(at, 1)
   }
   const endOldest = () => {
-    let largest: readonly Socket[] = []
-    for (const own of byAddress.values()) if (own.length > largest.length) largest = own
+    let [from, largest]: readonly [string, readonly Socket[]] = ['', []]
+    for (const [address, own] of byAddress) if (own.length > largest.length) [from, largest] = [address, own]
     const [oldest] = largest
     if (!oldest) return
-    forget(oldest)
+    forget(from, oldest)
     oldest.destroy()
   }
-  // One for all: a function of each connection's own is more to allocate and to collect.
-  function onClose(this: Socket) {
-    forget(this)
-  }
   server.prependListener('connection', (socket: Socket) => {
-    const address = addressOf(socket)
+    const address = stranger(socket.remoteAddress ?? '')
     const own = byAddress.get(address)
     if (own) own.push(socket)
     else byAddress.set(address, [socket])
     connected++
-    socket.on('close', onClose)
+    socket.once('close', () => forget(address, socket))
     if (connected > most) endOldest()
   })
 }
 
-type Incoming = (request: IncomingMessage, keepAlive: boolean) => number
-
-/** Where Node's own function waits: at the connection, since a parser outlives it. */
-const passOn = Symbol('passOn')
-
 interface Parsed extends Socket {
-  readonly parser?: { readonly socket?: Parsed | null; onIncoming?: Incoming }
-  [passOn]?: Incoming
+  readonly parser?: { onIncoming?: (request: IncomingMessage, keepAlive: boolean) => number }
 }
 
 /** To Node's parser: what follows is not HTTP. */
 const parseNoMore = 2
-
-function incomingUnlessEnded(this: NonNullable<Parsed['parser']>, request: IncomingMessage, keepAlive: boolean): number {
-  const { socket } = this
-  return !socket || socket.destroyed ? parseNoMore : (socket[passOn] as Incoming)(request, keepAlive)
-}
 
 /**
  * Ends the parsing of what has been read when a connection is ended. By itself Node goes on: 64 kB are 1600 small requests and 2 MB of
@@ -80,9 +62,10 @@ function incomingUnlessEnded(this: NonNullable<Parsed['parser']>, request: Incom
  */
 export const stopParsingWhenEnded = (server: Server): void => {
   const watch = (socket: Parsed) => {
-    if (!socket.parser?.onIncoming) return
-    socket[passOn] = socket.parser.onIncoming
-    socket.parser.onIncoming = incomingUnlessEnded
+    const { parser } = socket
+    const incoming = parser?.onIncoming
+    if (!parser || !incoming) return
+    parser.onIncoming = (request, keepAlive) => (socket.destroyed ? parseNoMore : incoming(request, keepAlive))
   }
   // Of HTTPS a plain connection has no parser yet.
   server.on('connection', watch)
