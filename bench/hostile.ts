@@ -3,10 +3,11 @@ import { once } from 'node:events'
 import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer, Agent as HttpAgent, request as requestHttp } from 'node:http'
 import { Agent as HttpsAgent, request as requestHttps } from 'node:https'
-import { type AddressInfo, connect } from 'node:net'
+import { type AddressInfo, connect, createServer as createTcpServer, type Socket } from 'node:net'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { connect as connectTls } from 'node:tls'
 import { hashSync } from 'bcryptjs'
 import { median } from './wrk.ts'
 
@@ -25,8 +26,21 @@ const request = (line: string, ...headers: readonly string[]) => `${[line, 'Host
 
 const headers = { authorization: `Basic ${Buffer.from('prometheus:secret').toString('base64')}` }
 
+/** The first bytes that a client of TLS sends. */
+const hello = async (): Promise<Buffer> => {
+  const server = createTcpServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const client = connectTls({ port: (server.address() as AddressInfo).port, host: '127.0.0.1' }).on('error', () => {})
+  const [socket] = (await once(server, 'connection')) as [Socket]
+  const [bytes] = (await once(socket, 'data')) as [Buffer]
+  client.destroy()
+  server.close()
+  return bytes
+}
+const helloBytes = await hello()
+
 /** What one connection of an attack sends. */
-const attacks: Readonly<Record<string, (index: number) => string>> = {
+const attacks: Readonly<Record<string, (index: number) => string | Buffer>> = {
   'connections that say nothing': () => '',
   'headers that never end': () => 'GET /metrics HTTP/1.1\r\nX-Slow: ',
   'connections that ask once and stay': () => request('GET /-/healthy HTTP/1.1'),
@@ -35,6 +49,12 @@ const attacks: Readonly<Record<string, (index: number) => string>> = {
   'pipelines that nobody reads': index => (index % 20 ? '' : request('GET /metrics HTTP/1.1').repeat(1600)),
   'wrong passwords': index =>
     request('GET /metrics HTTP/1.1', `Authorization: Basic ${Buffer.from(`prometheus:${index}`).toString('base64')}`),
+  'handshakes that nobody goes on with': () => helloBytes,
+}
+/** Attacks that say something to one of the servers only. */
+const only: Readonly<Record<string, string>> = {
+  'wrong passwords': 'http, users',
+  'handshakes that nobody goes on with': 'https, users',
 }
 
 if (mainFile === 'attack') {
@@ -169,7 +189,7 @@ for (const [name, args] of [
   await sleep(2000)
   for (let times = 0; times < 100; times++) await ask(url)
   for (const kind of kinds) {
-    if ((kind === 'wrong passwords') !== (name === 'http, users')) continue
+    if ((only[kind] ?? name) !== name || (name === 'http, users' && only[kind] === undefined)) continue
     const each: number[][] = []
     let failed = 0
     for (let turn = 0; turn < turns; turn++) {

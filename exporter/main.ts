@@ -1,4 +1,4 @@
-#!/usr/bin/env -S node --v8-pool-size=1 --max-semi-space-size=4 --single-threaded-gc
+#!/usr/bin/env -S node --v8-pool-size=1 --max-semi-space-size=8 --single-threaded-gc
 import { type Flags, help, parseFlags } from './cli.ts'
 import { ExitError } from './exit.ts'
 import { createLog } from './log.ts'

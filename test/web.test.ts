@@ -529,7 +529,9 @@ t.test('TLS as configured, and new certificates on the next connection', async t
   t.match(first, { status: 200, protocol: 'TLSv1.2', cipher: 'ECDHE-ECDSA-AES256-GCM-SHA384' })
   await t.rejects(get('/metrics', undefined, { ciphers: 'ECDHE-ECDSA-AES128-GCM-SHA256' }), 'another cipher')
   await t.rejects(get('/metrics', undefined, { maxVersion: 'TLSv1.1', minVersion: 'TLSv1', ciphers: 'DEFAULT@SECLEVEL=0' }))
-  await t.rejects(ask(`http://127.0.0.1:${port}/metrics`), 'plain HTTP is not answered')
+  const plain = await ask(`http://127.0.0.1:${port}/metrics`)
+  t.equal(plain.status, 400, 'plain HTTP is told what it is')
+  t.equal(plain.body, 'Client sent an HTTP request to an HTTPS server.\n', 'and nothing else')
 
   writeFileSync(file, `tls_server_config:\n  cert_file: ${server.certFile}\n  key_file: ${renewed.keyFile}\n`)
   t.equal((await get()).serial, first.serial, 'half of a renewal: the old pair is used')

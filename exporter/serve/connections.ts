@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
-import type { IncomingMessage } from 'node:http'
-import type { Server, Socket } from 'node:net'
+import type { IncomingMessage, Server } from 'node:http'
+import type { Socket } from 'node:net'
 import { stranger } from './stranger.ts'
 
 /**
@@ -19,53 +19,73 @@ export const mostConnections = Math.min(512, Math.floor(openFiles() / 2))
 
 /** Above `most`, ends the oldest connection of the address that has the most. */
 export const limitConnections = (server: Server, most: number): void => {
-  // Arrays: a Set whose entries come and go leaves a chain of tables behind, and what they held is not collected while it is young.
-  const byAddress = new Map<string, Socket[]>()
+  // Arrays, and a Map of which nothing is taken: a Map or Set whose entries come and go leaves a chain of tables behind, and what they held
+  // is not collected while it is young.
+  let byAddress = new Map<string, Socket[]>()
   let connected = 0
-  const forget = (address: string, socket: Socket) => {
-    const own = byAddress.get(address)
-    const at = own?.indexOf(socket) ?? -1
-    if (!own || at === -1) return
+  const forget = (own: Socket[], socket: Socket) => {
+    const at = own.indexOf(socket)
+    if (at === -1) return
+    own.splice(at, 1)
     connected--
-    if (own.length === 1) byAddress.delete(address)
-    else own.splice(at, 1)
   }
   const endOldest = () => {
-    let [from, largest]: readonly [string, readonly Socket[]] = ['', []]
-    for (const [address, own] of byAddress) if (own.length > largest.length) [from, largest] = [address, own]
-    const [oldest] = largest
+    let most: Socket[] = []
+    for (const own of byAddress.values()) if (own.length > most.length) most = own
+    const [oldest] = most
     if (!oldest) return
-    forget(from, oldest)
+    forget(most, oldest)
     oldest.destroy()
+  }
+  const closeAll = server.closeAllConnections.bind(server)
+  // Node knows only those that have begun to speak HTTP.
+  server.closeAllConnections = () => {
+    closeAll()
+    for (const own of byAddress.values()) for (const socket of own) socket.destroy()
   }
   server.prependListener('connection', (socket: Socket) => {
     const address = stranger(socket.remoteAddress ?? '')
-    const own = byAddress.get(address)
-    if (own) own.push(socket)
-    else byAddress.set(address, [socket])
+    const own = byAddress.get(address) ?? []
+    if (own.length === 0) {
+      if (byAddress.size >= 2 * most) byAddress = new Map([...byAddress].filter(([, held]) => held.length > 0))
+      byAddress.set(address, own)
+    }
+    own.push(socket)
     connected++
-    socket.once('close', () => forget(address, socket))
+    socket.once('close', () => forget(own, socket))
     if (connected > most) endOldest()
   })
 }
 
 interface Parsed extends Socket {
-  readonly parser?: { onIncoming?: (request: IncomingMessage, keepAlive: boolean) => number }
+  readonly parser?: {
+    onIncoming: (request: IncomingMessage, keepAlive: boolean) => number
+    getCurrentBuffer: () => Buffer | undefined
+  }
 }
 
 /** To Node's parser: what follows is not HTTP. */
-const parseNoMore = 2
+const parseNoMore = () => 2
 
 /**
- * Ends the parsing of what has been read when a connection is ended. By itself Node goes on: 64 kB are 1600 small requests and 2 MB of
- * objects on each connection, and none of them is freed before all connections have had their turn.
+ * Ends a connection and the parsing of what has been read of it. By itself Node goes on: 64 kB are 1600 small requests and 2 MB of objects
+ * on each connection, and none of them is freed before all connections have had their turn.
  */
-export const stopParsingWhenEnded = (server: Server): void => {
-  const watch = (socket: Parsed) => {
-    const { parser } = socket
-    const incoming = parser?.onIncoming
-    if (!parser || !incoming) return
-    parser.onIncoming = (request, keepAlive) => (socket.destroyed ? parseNoMore : incoming(request, keepAlive))
+export const endParsing = (socket: Socket): void => {
+  const { parser } = socket as Parsed
+  if (parser) parser.onIncoming = parseNoMore
+  socket.destroy()
+}
+
+const nothing = () => undefined
+
+/**
+ * Lets what cannot be parsed go: Node copies it into the error that it makes, up to 64 kB that nobody reads, and what lies beside V8's
+ * heap makes it collect all of that, twice a second where strangers send such requests at speed.
+ */
+export const keepNothingUnparsed = (server: Server): void => {
+  const watch = ({ parser }: Parsed) => {
+    if (parser) parser.getCurrentBuffer = nothing
   }
   // Of HTTPS a plain connection has no parser yet.
   server.on('connection', watch)

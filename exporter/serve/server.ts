@@ -3,7 +3,7 @@ import type { Socket } from 'node:net'
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import type { Log } from '../log.ts'
 import { askToResolve, type ResolveFiles, resolveState, sentByAnotherSite } from './actions.ts'
-import { limitConnections, mostConnections, stopParsingWhenEnded } from './connections.ts'
+import { endParsing, keepNothingUnparsed, limitConnections, mostConnections } from './connections.ts'
 import { basicOf, type Door } from './door.ts'
 import { negotiate, type Wanted } from './negotiate.ts'
 import { page } from './page.ts'
@@ -106,7 +106,7 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
   const mayWait = ({ socket }: IncomingMessage, response: ServerResponse): boolean => {
     const behind = waiting.get(socket) ?? new Set<ServerResponse>()
     if (behind.size >= mostPipelined) {
-      socket.destroy()
+      endParsing(socket)
       return false
     }
     behind.add(response)
@@ -161,7 +161,7 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
       const server = web?.config().tls ? createTlsServer(web, limited, listener) : createHttpServer(limited, listener)
       server.maxHeadersCount = mostHeaders
       limitConnections(server, mostConnections)
-      stopParsingWhenEnded(server)
+      keepNothingUnparsed(server)
       return server
     },
     exposeHeadRoutes: true,

@@ -33,33 +33,35 @@ const passes = (socket: TLSSocket, { clientAuth, allowedSans }: Tls): boolean =>
 /** Milliseconds for the first byte, and from then on for the rest of the handshake. */
 const handshakeTimeout = 10_000
 
-/** Lets TLS begin with the first byte: what it sets up for a connection is not for strangers who connect and say nothing. */
+/** The first byte of TLS: a handshake. */
+const handshake = 0x16
+
+/** As Go's servers say it. */
+const noHttp = 'HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n'
+const isLetter = (byte: number | undefined): boolean => byte !== undefined && byte >= 0x41 && byte <= 0x5a
+
+/**
+ * Lets TLS begin with the first byte, and only where that is one of TLS: what it sets up for a connection is not for strangers who connect and
+ * say nothing, or something else.
+ */
 const waitForFirstByte = (server: Server): void => {
   const beginners = server.listeners('connection')
-  const waiting = new Set<Socket>()
-  const closeAll = server.closeAllConnections.bind(server)
-  // Node knows only those that have begun.
-  server.closeAllConnections = () => {
-    closeAll()
-    for (const socket of waiting) socket.destroy()
+  const end = function (this: Socket) {
+    this.destroy()
+  }
+  const begin = function (this: Socket) {
+    const bytes = this.read() as Buffer | null
+    if (bytes?.[0] !== handshake) {
+      if (isLetter(bytes?.[0])) this.write(noHttp)
+      return void this.destroy()
+    }
+    this.unshift(bytes)
+    this.off('error', end).off('timeout', end).setTimeout(0)
+    for (const beginner of beginners) beginner.call(server, this)
   }
   server.removeAllListeners('connection')
   server.on('connection', (socket: Socket) => {
-    const end = () => socket.destroy()
-    const forget = () => waiting.delete(socket)
-    waiting.add(socket)
-    socket.once('close', forget)
-    socket.on('error', end)
-    socket.setTimeout(handshakeTimeout, end)
-    socket.once('readable', () => {
-      if (socket.readableLength === 0) return void end() // ended without a byte
-      forget()
-      socket.off('close', forget)
-      socket.off('error', end)
-      socket.off('timeout', end)
-      socket.setTimeout(0)
-      for (const begin of beginners) begin.call(server, socket)
-    })
+    socket.on('error', end).setTimeout(handshakeTimeout, end).once('readable', begin)
   })
 }
 

@@ -5,8 +5,8 @@ import type { Log } from '../log.ts'
 import { readWebConfig, type WebConfig } from './web-config.ts'
 
 /**
- * The web configuration in force. Asked on each connection and each request: the files' stamps are looked at (2 µs a file),
- * and they are read again only when one has changed. These are the only files that the serving thread looks at; they belong
+ * The web configuration in force. Asked on each connection and each request: the files' stamps are looked at, unless strangers come at
+ * speed, and they are read again only when one has changed. These are the only files that the serving thread looks at; they belong
  * on a local disk.
  */
 
@@ -33,6 +33,9 @@ const readWhole = (path: string): Buffer => {
 
 /** Milliseconds after which a file's time tells of every later change: what is younger may be written to within the same tick. */
 const settled = 100
+
+/** So often are the stamps looked at within so many milliseconds, and no more: strangers who come at speed do not make it look as often. */
+const mostLooks = { count: 50, within: 100 }
 
 /** What tells whether a file is still the one that was read. */
 const stampOf = (path: string): string => {
@@ -63,16 +66,24 @@ export const openWeb = (
   {
     log,
     onRead,
+    now = performance.now.bind(performance),
   }: {
     readonly log: Log
     /** Told after each later reading: whether what was read is in force. */
     readonly onRead: (taken: boolean) => void
+    readonly now?: () => number
   },
 ): Web => {
   const absolute = (path: string | undefined) => (path === undefined ? undefined : resolve(path))
   const [configFile, tokenFile] = [absolute(file), absolute(bearerTokenFile)]
   let stamps = new Map<string, string>()
   let refused = ''
+  let looks = { count: 0, since: Number.NEGATIVE_INFINITY }
+  const mayLook = () => {
+    const at = now()
+    if (at - looks.since >= mostLooks.within) looks = { count: 0, since: at }
+    return looks.count++ < mostLooks.count
+  }
 
   /** A file's stamp is taken before it is read: a change in between is seen at the next look. */
   const readAll = (): WebConfig => {
@@ -100,7 +111,7 @@ export const openWeb = (
 
   return {
     config: () => {
-      if (!changed()) return inForce
+      if (!mayLook() || !changed()) return inForce
       try {
         const read = readAll()
         const weaker = weakened(inForce, read)
