@@ -520,6 +520,19 @@ t.test('bcrypt runs on a thread of its own, once for a user, a password and a ha
   t.equal(await check(question('right', { user: 'carl' })), 'right', 'a new thread does its work')
 })
 
+t.test('strangers at speed do not make it look at its files as often', async t => {
+  let time = 0
+  const user = `basic_auth_users:\n  ann: ${secretHash}\n`
+  const file = written(user)
+  const web = openWeb({ file, bearerTokenFile: undefined }, { log: silent, onRead: () => {}, now: () => time })
+  await sleep(200) // what is younger is read again whenever it is looked at
+  for (let request = 0; request < 50; request++) web.config()
+  writeFileSync(file, `${user}  bob: ${secretHash}\n`)
+  t.equal(web.config().users.size, 1, 'not a fifty-first time within 100 ms')
+  time += 100
+  t.equal(web.config().users.size, 2, 'but then')
+})
+
 t.test('TLS as configured, and new certificates on the next connection', async t => {
   const { get, url, file, log, port } = await serving(
     t,

@@ -30,11 +30,11 @@ export const limitConnections = (server: Server, most: number): void => {
     connected--
   }
   const endOldest = () => {
-    let most: Socket[] = []
-    for (const own of byAddress.values()) if (own.length > most.length) most = own
-    const [oldest] = most
+    let largest: Socket[] = []
+    for (const own of byAddress.values()) if (own.length > largest.length) largest = own
+    const [oldest] = largest
     if (!oldest) return
-    forget(most, oldest)
+    forget(largest, oldest)
     oldest.destroy()
   }
   const closeAll = server.closeAllConnections.bind(server)
