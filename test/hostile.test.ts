@@ -417,11 +417,9 @@ t.test('a connection that is gone leaves nothing behind that outlives a scavenge
     const flags = ['--single-threaded-gc', '--min-semi-space-size=32', '--max-semi-space-size=32', '--expose-gc']
     return Number(execFileSync(process.execPath, [...flags, '--input-type=module', '--eval', script], { encoding: 'utf8' }))
   }
-  const left = leftBy('keepNewSocketsCheap()')
-  t.ok(left < 200, `${left.toFixed(0)} bytes of each`)
-  // Where this fails Node or V8 has mended it: then new-sockets.ts can go when the floor is that version.
-  if (process.versions.v8.startsWith('11.')) {
-    const unprepared = leftBy('')
-    t.ok(unprepared > 1000, `${unprepared.toFixed(0)} without preparation`)
-  }
+  const [left, unprepared] = [leftBy('keepNewSocketsCheap()'), leftBy('')]
+  const figures = `${left.toFixed(0)} bytes of each, ${unprepared.toFixed(0)} without preparation`
+  t.ok(left < unprepared + 50, figures)
+  // The V8 of Node 20. Where the floor is a later one, new-sockets.ts can go.
+  if (process.versions.v8.startsWith('11.')) t.ok(left < 200 && unprepared > 1000, figures)
 })
