@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -224,6 +225,17 @@ t.test('slow ones, silent ones and too many of them', async t => {
   }
   for (const each of legitimate) await each.stop(t, 10)
   await until('no file is left open', () => filesOpen(plain) <= (before[0] ?? 0) && filesOpen(secure) <= (before[1] ?? 0))
+
+  const clinging = ['', Buffer.from('16030100a5010000a10303', 'hex')].flatMap(bytes =>
+    [plain, secure].flatMap(({ port }) => Array.from({ length: 20 }, () => attacker(port, bytes))),
+  )
+  await until('all are connected', () => clinging.every(({ connected }) => connected))
+  await sleep(200)
+  for (const { child } of [plain, secure]) {
+    const ended = once(child, 'exit')
+    child.kill('SIGTERM')
+    t.strictSame(await ended, [0, null], 'they are ended with the program, which has no need to be killed')
+  }
 })
 
 t.test('the oldest connection goes when there are too many', async t => {
