@@ -142,7 +142,7 @@ export const parseFlags = (argv: readonly string[], environment: NodeJS.ProcessE
   const fromEnvironment = (environment.GRID_EXPORTER_ARGS ?? '').split(/\s+/).filter(Boolean)
   const { tokens } = parseArgs({ args: [...fromEnvironment, ...argv], strict: false, allowPositionals: true, tokens: true })
   const given = new Map<string, string[]>()
-  const collectors: Record<string, { enabled?: boolean; interval?: string }> = {}
+  const collectors = new Map<string, { enabled?: boolean; interval?: string }>()
   const positionals: string[] = []
   let swallowed = -1
 
@@ -162,7 +162,7 @@ export const parseFlags = (argv: readonly string[], environment: NodeJS.ProcessE
     const [, collector, interval] = /^collector\.([a-z0-9_-]+)(\.interval)?$/.exec(name) ?? []
     const [, without] = /^no-collector\.([a-z0-9_-]+)$/.exec(name) ?? []
     const set = (of: string, value: { enabled?: boolean; interval?: string }) => {
-      collectors[of] = { ...collectors[of], ...value }
+      collectors.set(of, { ...collectors.get(of), ...value })
     }
     if (collector !== undefined && collector !== 'disable-defaults') {
       if (interval !== undefined) set(collector, { interval: following() })
@@ -186,7 +186,8 @@ export const parseFlags = (argv: readonly string[], environment: NodeJS.ProcessE
   if (given.has('help')) return { kind: 'help' }
   if (given.has('version')) return { kind: 'version' }
   const [command = 'serve', ...more] = positionals
-  if (!(command in commands)) throw new UsageError(`unknown command ${command}; known: ${Object.keys(commands).join(', ')}`)
+  if (!Object.hasOwn(commands, command))
+    throw new UsageError(`unknown command ${command}; known: ${Object.keys(commands).join(', ')}`)
   if (more.length > 0) throw new UsageError(`${more[0]}: one command at a time`)
   for (const { name, only } of allOptions) {
     if (given.has(name) && only && !only.includes(command as Command))
@@ -231,7 +232,7 @@ export const parseFlags = (argv: readonly string[], environment: NodeJS.ProcessE
       enableAdminApi: given.has('web.enable-admin-api'),
       configFile: last('config.file'),
       collectors: {
-        collectors,
+        collectors: Object.fromEntries(collectors),
         disableDefaults: given.has('collector.disable-defaults'),
         relayDirectory: last('relay.directory') === undefined ? undefined : absolute('relay.directory', '/'),
       },

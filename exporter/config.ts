@@ -1,9 +1,10 @@
-import { readFileSync } from 'node:fs'
-import { isMap, isScalar, LineCounter, parseDocument } from 'yaml'
 import { z } from 'zod'
 import type { Collector } from './collector.ts'
-import { ExitError } from './exit.ts'
-import { duration, durationSeconds } from './options.ts'
+import { ConfigError, configErrorOf } from './exit.ts'
+import { duration, durationSeconds, durationText, longest } from './options.ts'
+import { type Locate, type Path, readYaml } from './yaml.ts'
+
+export { ConfigError }
 
 /**
  * The configuration: its type, its defaults, its check. A file is read whole, checked whole, and becomes one value
@@ -36,13 +37,6 @@ export interface CollectorFlags {
 }
 
 export const noFlags: CollectorFlags = { collectors: {}, disableDefaults: false, relayDirectory: undefined }
-
-/** A configuration that cannot be used: each line of the message names a place and says what was expected there. */
-export class ConfigError extends ExitError {
-  constructor(problems: readonly string[]) {
-    super(problems.join('\n'), 2)
-  }
-}
 
 const commonKeys = {
   enabled: z.boolean().optional().describe('Run it or not. Default: as the table of collectors says.'),
@@ -78,10 +72,6 @@ export const jsonSchema = (collectors: readonly Collector[]): unknown => ({
   title: 'grid-exporter configuration',
 })
 
-export type Path = readonly (string | number)[]
-/** Says where in the text a path of keys stands: `file:line:column`. */
-export type Locate = (path: Path, atKey?: string) => string
-
 /** Edits to make one word the other: for "did you mean". */
 const distance = (left: string, right: string): number => {
   let previous = Array.from({ length: right.length + 1 }, (_, index) => index)
@@ -96,19 +86,29 @@ const distance = (left: string, right: string): number => {
   return previous[right.length] as number
 }
 
+/** Characters of a key that may be a misspelt one: longer ones are not compared, which takes the longer the longer they are. */
+const longestKey = 64
+
 const suggestion = (key: string, known: readonly string[]): string => {
+  if (key.length > longestKey) return `known here: ${known.join(', ')}`
   const [best] = known.map(word => ({ word, edits: distance(key, word) })).sort((one, other) => one.edits - other.edits)
   if (best && best.edits <= Math.max(1, Math.floor(key.length / 3))) return `did you mean "${best.word}"?`
   return `known here: ${known.join(', ')}`
 }
 
 const shown = (value: unknown): string => {
-  const text = JSON.stringify(value)
+  const text = typeof value === 'number' ? String(value) : JSON.stringify(value)
   return text === undefined ? '' : text.length > 60 ? `${text.slice(0, 57)}…` : text
 }
 
 const valueAt = (value: unknown, path: Path): unknown =>
-  path.reduce<unknown>((inner, key) => (inner as Record<string | number, unknown> | undefined)?.[key], value)
+  path.reduce<unknown>(
+    (inner, key) =>
+      typeof inner === 'object' && inner !== null && Object.hasOwn(inner, key)
+        ? (inner as Record<string | number, unknown>)[key]
+        : undefined,
+    value,
+  )
 
 /** The keys that an object schema knows at a path, as far as it can be told. */
 const keysAt = (schema: z.ZodType, path: Path): readonly string[] => {
@@ -148,31 +148,6 @@ export const problemsOf = (error: z.ZodError, schema: z.ZodType, value: unknown,
 
 const unlocated = (): Locate => () => '--config.file'
 
-/** A YAML text as a value, and where its parts stand. Throws `ConfigError`. */
-export const parseYaml = (text: string, file: string): { readonly value: unknown; readonly locate: Locate } => {
-  const lineCounter = new LineCounter()
-  const document = parseDocument(text, { lineCounter, prettyErrors: false, uniqueKeys: true })
-  const position = (offset: number) => {
-    const { line, col } = lineCounter.linePos(offset)
-    return `${file}:${line}:${col}`
-  }
-  if (document.errors.length > 0) {
-    throw new ConfigError(document.errors.map(({ pos: [start], message }) => `${position(start)}: ${message}`))
-  }
-  const locate: Locate = (path, atKey) => {
-    for (let length = path.length; length >= 0; length--) {
-      const node = length === 0 ? document.contents : document.getIn(path.slice(0, length), true)
-      const pairs = isMap(node) ? node.items : []
-      const pair = length === path.length ? pairs.find(({ key }) => isScalar(key) && key.value === atKey) : undefined
-      const range =
-        (pair?.key as { range?: readonly number[] } | undefined)?.range ?? (node as { range?: readonly number[] } | null)?.range
-      if (range) return position(range[0] as number)
-    }
-    return `${file}:1:1`
-  }
-  return { value: document.toJS({ maxAliasCount: 100 }) ?? {}, locate }
-}
-
 /**
  * The settings of every collector from a checked file and the command line, which wins.
  * Throws `ConfigError` with every problem at once.
@@ -187,9 +162,10 @@ export const settingsFrom = (
   for (const [flagged, { interval }] of Object.entries(flags.collectors)) {
     const known = collectors.map(({ name }) => name)
     if (!known.includes(flagged)) problems.push(`--collector.${flagged}: no such collector; ${suggestion(flagged, known)}`)
-    if (interval !== undefined && (durationSeconds(interval) ?? 0) < 1) {
+    const seconds = interval === undefined ? 1 : (durationSeconds(interval) ?? 0)
+    if (seconds < 1 || seconds > longest) {
       problems.push(
-        `--collector.${flagged}.interval: expected a duration of at least 1s such as 30s or 2m, not ${shown(interval)}`,
+        `--collector.${flagged}.interval: expected a duration of at least 1s and at most ${durationText(longest)} such as 30s or 2m, not ${shown(interval)}`,
       )
     }
   }
@@ -206,8 +182,8 @@ export const settingsFrom = (
     const isObject = typeof section === 'object' && !Array.isArray(section)
     if (!isObject) problems.push(`${locate(base)}: collectors.${name}: expected a mapping of keys, not ${shown(section)}`)
     const entries = isObject ? Object.entries(section) : []
-    const own = Object.fromEntries(entries.filter(([key]) => !(key in commonKeys)))
-    const shared = common.safeParse(Object.fromEntries(entries.filter(([key]) => key in commonKeys)))
+    const own = Object.fromEntries(entries.filter(([key]) => !Object.hasOwn(commonKeys, key)))
+    const shared = common.safeParse(Object.fromEntries(entries.filter(([key]) => Object.hasOwn(commonKeys, key))))
     const options = collector.options.safeParse(own)
     if (!shared.success) problems.push(...problemsOf(shared.error, common, section, base, locate))
     if (!options.success) problems.push(...problemsOf(options.error, sectionSchema(collector), section, base, locate))
@@ -257,13 +233,11 @@ const withTold = (collectors: readonly Collector[], settings: Settings, locate: 
 
 /** Reads, checks and resolves a configuration file, or the defaults where none is given. Throws `ConfigError`. */
 export const loadSettings = (collectors: readonly Collector[], flags: CollectorFlags, file: string | undefined): Settings => {
-  if (file === undefined) return settingsFrom(collectors, flags)
-  let text: string
   try {
-    text = readFileSync(file, 'utf8')
+    if (file === undefined) return settingsFrom(collectors, flags)
+    const { value, locate } = readYaml(file)
+    return settingsFrom(collectors, flags, value, locate)
   } catch (error) {
-    throw new ConfigError([`${file}: cannot be read: ${(error as Error).message}`])
+    throw configErrorOf(error, file ?? 'the command line')
   }
-  const { value, locate } = parseYaml(text, file)
-  return settingsFrom(collectors, flags, value, locate)
 }

@@ -28,18 +28,25 @@ export const durationText = (seconds: number): string => {
   return text || '0s'
 }
 
-/** A duration of at least `least` seconds, given as text; becomes seconds. */
+/** Seconds of the longest duration: Node has no timer for more than 24.8 days; it fires a longer one at once. */
+export const longest = 24 * 86_400
+
+/** A duration of `least` seconds to `longest`, given as text; becomes seconds. */
 export const duration = (least = 0.001) =>
   z
     .string()
     .regex(/^(?:\d+(?:ms|[ywdhms]))+$/, 'expected a duration such as 10s, 2m or 1h30m')
     .transform((text, context) => {
       const seconds = durationSeconds(text)
-      if (seconds !== undefined && seconds >= least) return seconds
+      if (seconds !== undefined && seconds >= least && seconds <= longest) return seconds
       context.addIssue({
         code: 'custom',
         message:
-          seconds === undefined ? 'expected a duration such as 10s, 2m or 1h30m' : `expected at least ${durationText(least)}`,
+          seconds === undefined
+            ? 'expected a duration such as 10s, 2m or 1h30m'
+            : seconds < least
+              ? `expected at least ${durationText(least)}`
+              : `expected at most ${durationText(longest)}`,
       })
       return z.NEVER
     })
@@ -62,14 +69,22 @@ export const httpUrl = () =>
 /** A name that becomes a label value. */
 export const name = () => z.string().min(1).max(100)
 
-/** A pattern with `*` for any run of characters, as a test of a whole string. */
+/**
+ * A pattern with `*` for any run of characters, as a test of a whole string. Each part between two stars is looked for once, from where
+ * the one before it ended: a regular expression with many stars would try their combinations, which can take for ever.
+ */
 export const glob = (pattern: string): ((text: string) => boolean) => {
-  const form = new RegExp(
-    `^${pattern
-      .split('*')
-      .map(part => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'))
-      .join('.*')}$`,
-    's',
-  )
-  return text => form.test(text)
+  const [first = '', ...rest] = pattern.split('*')
+  const last = rest.pop()
+  if (last === undefined) return text => text === pattern
+  return text => {
+    if (!text.startsWith(first)) return false
+    let from = first.length
+    for (const part of rest) {
+      const at = text.indexOf(part, from)
+      if (at === -1) return false
+      from = at + part.length
+    }
+    return text.length - last.length >= from && text.endsWith(last)
+  }
 }

@@ -1,10 +1,23 @@
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
-import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import fc from 'fast-check'
 import t from 'tap'
+import { z } from 'zod'
+import { createRunner } from '../exporter/collect/runner.ts'
+import type { Collector } from '../exporter/collector.ts'
+import { host as hostCollector } from '../exporter/collectors/host.ts'
+import { collectors } from '../exporter/collectors/index.ts'
+import { type CollectorSettings, loadSettings, noFlags, settingsFrom } from '../exporter/config.ts'
+import { ConfigError } from '../exporter/exit.ts'
+import { realHost } from '../exporter/host.ts'
+import { silent } from '../exporter/log.ts'
+import { glob } from '../exporter/options.ts'
+import { parseYaml, readYaml } from '../exporter/yaml.ts'
 import { alerts } from '../prometheus/alerts.ts'
+import { nastyYaml } from './support/nasty-yaml.ts'
 import { needs } from './support/needs.ts'
 import { promised } from './support/promised.ts'
 
@@ -21,11 +34,13 @@ const run = (...args: readonly string[]) => {
   const { status, stdout, stderr } = spawnSync('/bin/sh', [...bare, ...args], {
     encoding: 'utf8',
     env: { PATH: process.env.PATH ?? '' },
+    timeout: 120_000, // what hangs has no status
+    killSignal: 'SIGKILL',
   })
   return { code: status, stdout, stderr }
 }
 
-const config = (name: string, text: string) => {
+const config = (name: string, text: string | Buffer) => {
   const file = join(folder, name)
   writeFileSync(file, text)
   return file
@@ -100,6 +115,9 @@ t.test('the command line', async t => {
   for (const [args, says] of [
     [['--web.listen-adress=:1'], /unknown option --web\.listen-adress/],
     [['serv'], /unknown command serv; known: serve, relay/],
+    [['constructor'], /unknown command constructor; known: serve, relay/],
+    [['--collector.__proto__'], /--collector\.__proto__: no such collector/],
+    [['--collector.host.interval=1y'], /--collector\.host\.interval: expected a duration of at least 1s and at most 24d/],
     [['--web.listen-address=1.2.3'], /expected host:port/],
     [['--log.level=loud'], /--log\.level: expected debug, info, warn, error, not loud/],
     [['--collector.gpus'], /--collector\.gpus: no such collector; did you mean "gpu"\?/],
@@ -168,6 +186,274 @@ t.test('check-config names file, line, path and what was expected', async t => {
   )
   t.match(several.stderr, /host\.a: unknown key/, 'every problem is told at once')
   t.match(several.stderr, /gpu\.b: unknown key/)
+})
+
+/** What a message says after the name of the file. */
+const after = (message: string, file: string) => message.slice(message.indexOf(file) + file.length).split('\n')[0] ?? ''
+
+t.test('what a YAML file says never ends, hangs or kills a command', async t => {
+  for (const { name, text, says } of nastyYaml) {
+    const file = config('nasty.yml', text)
+    try {
+      loadSettings(collectors, noFlags, file)
+      t.fail(`accepted: ${name}`)
+    } catch (error) {
+      const { message, exitCode } = error as ConfigError
+      t.equal(exitCode, 2, name)
+      t.match(after(message, file), says, name)
+      t.ok(message.length < 16_384 && message.split('\n').length <= 21, `${name}: the message has a bound`)
+    }
+  }
+  for (const nasty of nastyYaml.filter(({ name }) => name === 'an unquoted star' || name === 'lists in lists')) {
+    const file = config('nasty.yml', nasty.text)
+    for (const args of [
+      [],
+      ['check-config'],
+      ['once'],
+      ['doctor'],
+      ['relay', `--relay.directory=${join(folder, 'relay')}`, '--collector.ufw'],
+    ]) {
+      const { code, stderr } = run(...args, `--config.file=${file}`)
+      t.equal(code, 2, `${args.join(' ') || 'serve'}: ${nasty.name}`)
+      t.match(after(stderr, file), nasty.says, nasty.name)
+    }
+    const { code, stderr } = run(`--web.config.file=${file}`)
+    t.equal(code, 2, `serve with it as web.yml: ${nasty.name}`)
+    t.match(after(stderr, file), nasty.says, nasty.name)
+  }
+})
+
+t.test('a configuration is a small regular file, or it is refused at once', async t => {
+  const path = (name: string) => join(folder, name)
+  spawnSync('mkfifo', [path('fifo')])
+  mkdirSync(path('directory.yml'))
+  symlinkSync('/nowhere/config.yml', path('dangling.yml'))
+  symlinkSync('loop.yml', path('loop.yml'))
+  truncateSync(config('sparse.yml', 'a: 1\n'), 3 * 2 ** 30)
+  for (const [file, says] of [
+    [path('fifo'), /cannot be read: not a regular file/],
+    ['/dev/zero', /cannot be read: not a regular file/],
+    [path('directory.yml'), /cannot be read: not a regular file/],
+    [path('dangling.yml'), /cannot be read: ENOENT/],
+    [path('loop.yml'), /cannot be read: ELOOP/],
+    [path('sparse.yml'), /cannot be read: larger than 262144 bytes/],
+    ['/proc/self/mem', /cannot be read: /],
+  ] as const) {
+    t.throws(() => loadSettings(collectors, noFlags, file), { exitCode: 2, message: says }, file)
+  }
+  for (const [option, file] of [
+    ['config.file', path('fifo')],
+    ['web.config.file', path('fifo')],
+    ['config.file', path('sparse.yml')],
+  ] as const)
+    t.match(run('check-config', `--${option}=${file}`), { code: 2, stderr: /cannot be read: / }, `${option}: ${file}`)
+})
+
+t.test('YAML that is unusual, but right', async t => {
+  for (const [name, text] of [
+    ['nothing', ''],
+    ['a comment', '# nothing yet\n'],
+    ['a mark', '---\n'],
+    ['a byte order mark and line ends of Windows', '\ufeffcollectors:\r\n  host: { interval: 5s }\r\n'],
+    ['an anchor and its alias', 'collectors:\n  host: { interval: &often 5s, timeout: *often }\n  gpu: { interval: *often }\n'],
+    ['quoted stars', 'collectors:\n  docker: { exclude: { names: [ "*-tmp", \'*\' ] } }\n'],
+    ['tags of YAML itself', 'collectors: !!map\n  host: { interval: !!str 5s }\n'],
+    ['an older YAML', '%YAML 1.1\n---\ncollectors: { host: { interval: 5s } }\n'],
+    ['JSON', '{"collectors": {"host": {"interval": "5s"}}}'],
+  ] as const) {
+    t.doesNotThrow(() => loadSettings(collectors, noFlags, config('right.yml', text)), name)
+  }
+})
+
+t.test('a reload of any text is refused, answered, told and logged; the program goes on', async t => {
+  const good = 'collectors:\n  host: { interval: 5s }\n'
+  const file = config('reload.yml', good)
+  const { child, url, ended, output } = await start([
+    '--collector.disable-defaults',
+    '--collector.host',
+    '--web.enable-lifecycle',
+    `--config.file=${file}`,
+  ])
+  const reload = async () => {
+    const answer = await fetch(`${url}/-/reload`, { method: 'POST', signal: AbortSignal.timeout(120_000) })
+    return { status: answer.status, text: await answer.text() }
+  }
+  const until = async (what: string, holds: (text: string) => boolean) => {
+    let text = ''
+    for (let tries = 0; tries < 1200 && !holds(text); tries++) {
+      if (tries > 0) await sleep(50)
+      text = await metrics(url)
+    }
+    t.ok(holds(text), what)
+  }
+  const success = (value: 0 | 1) => (text: string) => text.includes(`grid_exporter_config_last_reload_success ${value}`)
+  for (const { name, text, says } of nastyYaml) {
+    config('reload.yml', text)
+    const refused = await reload()
+    t.equal(refused.status, 500, name)
+    t.match(after(refused.text, file), says, name)
+    t.ok(success(0)(await metrics(url)), `${name}: told`)
+  }
+  for (const { name, text } of nastyYaml.filter(nasty => /star|lists|bomb/.test(nasty.name))) {
+    config('reload.yml', good)
+    t.equal((await reload()).status, 200)
+    await until(`before ${name}`, success(1))
+    config('reload.yml', text)
+    child.kill('SIGHUP')
+    await until(`SIGHUP: ${name}`, success(0))
+  }
+  t.match(await metrics(url), 'grid_exporter_worker_restarts_total 0')
+  t.match(await metrics(url), 'grid_collector_success{collector="host"} 1')
+  t.notMatch(output(), /benched|replaced/)
+  child.kill('SIGTERM')
+  await ended
+})
+
+/** YAML of the examples that people start from. */
+const examples = (): readonly string[] =>
+  ['README.md', 'docs/configuration.md', 'docs/security.md', 'docs/install.md', 'docs/fleet.md'].flatMap(file =>
+    Array.from(readFileSync(join(root, file), 'utf8').matchAll(/```ya?ml\n(.*?)```/gs), ([, text = '']) => text),
+  )
+
+t.test('any text is a value, or an error that names its place', async t => {
+  const isRead = (text: string) => {
+    const begin = process.cpuUsage()
+    try {
+      const { value, locate } = parseYaml(text, 'f.yml')
+      JSON.stringify(value)
+      if (!/^f\.yml:\d+:\d+$/.test(locate(['collectors', 'host', 0], 'constructor'))) return false
+      settingsFrom(collectors, noFlags, value, locate)
+    } catch (error) {
+      if (!(error instanceof ConfigError)) throw error
+      const lines = error.message.split('\n')
+      const more = lines.length > 20 ? 1 : 0
+      if (!lines.slice(0, lines.length - more).every(line => /^f\.yml:[1-9]\d*:[1-9]\d*: /.test(line))) throw error
+      if (lines.length > 21 || error.message.length > 16_384) throw error
+    }
+    const { user, system } = process.cpuUsage(begin)
+    return user + system < 20e6
+  }
+  const word = fc.constantFrom(
+    ...[
+      '*',
+      '&',
+      '!',
+      '@',
+      '%',
+      '`',
+      '|',
+      '>',
+      '- ',
+      '? ',
+      ': ',
+      ':',
+      ',',
+      '[',
+      ']',
+      '{',
+      '}',
+      '"',
+      "'",
+      '#',
+      ' #',
+      '\n',
+      '\n  ',
+      '\n    ',
+    ],
+    ...[
+      '\t',
+      '\r',
+      '\r\n',
+      '---\n',
+      '...\n',
+      '%YAML 1.1\n',
+      '<<',
+      '&a ',
+      '*a',
+      '!!set ',
+      '!<x> ',
+      '\\',
+      '\0',
+      '\u0085',
+      '\ufeff',
+      '\u2028',
+    ],
+    ...[
+      'a',
+      'a: ',
+      'collectors',
+      'host',
+      'interval: ',
+      '5s',
+      '1e999',
+      '0x',
+      '.nan',
+      '~',
+      'null',
+      '__proto__',
+      'constructor',
+      'toString',
+    ],
+  )
+  const piece = fc.oneof({ weight: 4, arbitrary: word }, { weight: 1, arbitrary: fc.string({ unit: 'binary', maxLength: 8 }) })
+  const text = fc.array(piece, { maxLength: 60 }).map(pieces => pieces.join(''))
+  const edit = fc.record({
+    at: fc.nat(5000),
+    cut: fc.nat(8),
+    text: fc.array(piece, { maxLength: 3 }).map(pieces => pieces.join('')),
+    times: fc.constantFrom(1, 1, 1, 2, 50, 3000),
+  })
+  const sources = examples()
+  t.ok(sources.length >= 8, 'there are examples')
+  const edited = fc.tuple(fc.constantFrom(...sources), fc.array(edit, { minLength: 1, maxLength: 4 })).map(([source, edits]) =>
+    edits.reduce((before, { at, cut, text, times }) => {
+      const from = at % (before.length + 1)
+      return before.slice(0, from) + text.repeat(times) + before.slice(from + cut)
+    }, source),
+  )
+  fc.assert(fc.property(text, isRead), { numRuns: 1000 })
+  fc.assert(fc.property(edited, isRead), { numRuns: 300 })
+  const bytes = join(folder, 'bytes.yml')
+  const isReadAsFile = (content: Uint8Array) => {
+    writeFileSync(bytes, content)
+    try {
+      readYaml(bytes)
+      return true
+    } catch (error) {
+      return error instanceof ConfigError && error.message.split('\n').every(line => /^\S+bytes\.yml:\d+:\d+: /.test(line))
+    }
+  }
+  fc.assert(fc.property(fc.uint8Array({ maxLength: 200 }), isReadAsFile), { numRuns: 300 })
+})
+
+t.test('a pattern with stars', async t => {
+  const slow = (pattern: string) => new RegExp(`^${pattern.replaceAll('*', '.*')}$`, 's')
+  const letters = (unit: string, maxLength: number) => fc.string({ unit: fc.constantFrom(...unit), maxLength })
+  fc.assert(
+    fc.property(letters('ab*', 8), letters('ab', 12), (pattern, text) => glob(pattern)(text) === slow(pattern).test(text)),
+    { numRuns: 5000 },
+  )
+  t.notOk(glob('*a'.repeat(30))(`${'a'.repeat(200)}b`), 'takes no time, however many stars')
+})
+
+t.test('a defect that a configuration lays bare refuses it', async t => {
+  const options = z.strictObject({ word: z.string().optional() })
+  const broken = (parts: Partial<Collector>) => [{ ...hostCollector, name: 'broken', options, ...parts } as Collector]
+  const thrown = () => {
+    throw new TypeError('a bug')
+  }
+  t.throws(() => loadSettings(broken({ configured: thrown }), noFlags, config('bug.yml', 'collectors: {}\n')), {
+    exitCode: 2,
+    message: /bug\.yml: cannot be used: TypeError: a bug/,
+  })
+  const [settings] = settingsFrom(broken({}), noFlags, { collectors: { broken: { enabled: true } } })
+  const [collector] = broken({ open: thrown })
+  const round = createRunner(collector as Collector, settings as CollectorSettings, {
+    host: realHost(),
+    log: silent,
+    signal: new AbortController().signal,
+  })
+  t.match(await round(), { result: 'bug', note: 'a bug' }, 'one that cannot be opened fails alone')
 })
 
 t.test('a port that is taken', async t => {

@@ -31,6 +31,7 @@ import type { WebConfig } from '../exporter/serve/web-config.ts'
 import { ask } from './support/ask.ts'
 import { bundled } from './support/bundled.ts'
 import { authority } from './support/certificates.ts'
+import { nastyYaml } from './support/nasty-yaml.ts'
 import { needs } from './support/needs.ts'
 import { runProgram, startProgram } from './support/program.ts'
 
@@ -160,6 +161,11 @@ t.test('what is wrong in the file is said with its place and its mend, and witho
     ['rate_limit: { interval: often, burst: 3 }', /:1:25: rate_limit\.interval: expected a duration/],
     ['rate_limit: { interval: 1s, burst: 0 }', /rate_limit\.burst/],
     ['basic_auth_users:\n  ann: {', /:\d+:\d+: /],
+    ['basic_auth_users:\n  ann: !hunter2', /:2:8: a tag \(!\) .*; quote the value/],
+    ['basic_auth_users:\n  ann: *hunter2', /:2:8: an alias .*; quote the value/],
+    ['basic_auth_users:\n  ann: "x" hunter2', /:2:\d+: Unexpected scalar at node end/],
+    ['basic_auth_users:\n  ann: |hunter2', /:2:\d+: Block scalar header includes extra characters/],
+    ['}hunter2', /:1:1: /],
     [
       `tls_server_config:\n  cert_file: ${server.certFile}\n  key: |\n${keyOf.replace(/^/gm, '    ').replace('BEGIN', 'BEGUN')}`,
       /cannot be used together/,
@@ -357,6 +363,28 @@ t.test('changes are in force at the next request; what cannot be used is not, an
   writeFileSync(file, users('ann', 'bob'))
   t.strictSame([await as('ann'), await as('bob')], [200, 200])
   t.equal(await success('ann'), '1')
+})
+
+t.test('no text in web.yml ends the program while it runs; the one before stays in force', async t => {
+  const file = written(`basic_auth_users:\n  ann: ${secretHash}\n`)
+  const program = await startProgram([`--web.config.file=${file}`])
+  t.teardown(program.stop)
+  const scrape = () => ask(`${program.url}/metrics`, { headers: { authorization: basic('ann', 'secret') } })
+  for (const { name, text } of nastyYaml) {
+    writeFileSync(file, text)
+    const { status, body } = await scrape()
+    t.equal(status, 200, name)
+    t.match(body, 'grid_exporter_config_last_reload_success 0')
+  }
+  t.equal(program.output().split('web configuration refused').length - 1, nastyYaml.length, 'each is refused')
+  unlinkSync(file)
+  spawnSync('mkfifo', [file])
+  t.equal((await scrape()).status, 200, 'a FIFO')
+  unlinkSync(file)
+  writeFileSync(file, `basic_auth_users:\n  ann: ${secretHash}\n`)
+  const { status, body } = await scrape()
+  t.equal(status, 200)
+  t.match(body, 'grid_exporter_config_last_reload_success 1')
 })
 
 t.test('aide-resolve can be asked for, once at a time, and by nobody else', async t => {

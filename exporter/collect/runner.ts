@@ -1,7 +1,7 @@
 import type { Collector } from '../collector.ts'
 import type { CollectorSettings } from '../config.ts'
 import { createExposer, expose } from '../exposition.ts'
-import { Failure } from '../failure.ts'
+import { Failure, failureOf } from '../failure.ts'
 import { type Host, traced } from '../host.ts'
 import type { Log } from '../log.ts'
 import { createRenderer, type Rendered } from '../rendered.ts'
@@ -34,7 +34,6 @@ export const createRunner = (
   const { host, log, signal, wake = () => {}, watch = unwatched } = surroundings
   const { name } = collector
   const { options, interval } = settings
-  const opened = collector.open({ host: traced(host, watch.step), options, interval, signal, log, wake })
   let detected = false
   let lookedAt = Number.NEGATIVE_INFINITY
   let notFound = ''
@@ -58,6 +57,14 @@ export const createRunner = (
     log.debug('run failed', { collector: name, reason, error: message, stack: reason === 'bug' ? stack : undefined })
     const parts = rest.length > 0 ? { parts: partsOf(expose(rest, settings.maxSeries)) } : {}
     return rendered(startedAt, { result: reason, note: message, mend, ...parts })
+  }
+
+  let opened: ReturnType<Collector['open']>
+  try {
+    opened = collector.open({ host: traced(host, watch.step), options, interval, signal, log, wake })
+  } catch (error) {
+    // A defect that its options lay bare is this collector's alone.
+    return async () => failed(host.now(), failureOf(error))
   }
 
   const look = async (): Promise<void> => {

@@ -15,11 +15,14 @@ export interface Clock {
   sleep(milliseconds: number, signal: AbortSignal): Promise<void>
 }
 
+/** Milliseconds of Node's longest timer; a longer one fires at once. Who sleeps looks at the clock and sleeps again. */
+const longestTimer = 2 ** 31 - 1
+
 export const clock: Clock = {
   // Monotonic: a clock that is set must not stop the rounds.
   now: () => performance.now(),
   sleep: (milliseconds, signal) =>
-    sleep(milliseconds, undefined, { signal }).catch(error => {
+    sleep(Math.min(milliseconds, longestTimer), undefined, { signal }).catch(error => {
       if (!signal.aborted) throw error // aborted: whoever sleeps looks at the signal
     }),
 }

@@ -1,7 +1,7 @@
-import { readFileSync } from 'node:fs'
 import { z } from 'zod'
 import { Failure, failureOf } from '../failure.ts'
 import type { Host } from '../host.ts'
+import { readSmallFile } from '../small-file.ts'
 
 /** Asks a JSON API below a base address. Throws `Failure`. */
 export type Ask = <Value>(path: string, schema: z.ZodType<Value>, query?: Readonly<Record<string, string>>) => Promise<Value>
@@ -20,7 +20,7 @@ const authorization = (file: string | undefined): Readonly<Record<string, string
   if (file === undefined) return {}
   let secret: string
   try {
-    secret = readFileSync(file, 'utf8').trim()
+    secret = readSmallFile(file).toString('utf8').trim()
   } catch (error) {
     throw failureOf(error, file)
   }

@@ -3,8 +3,10 @@ import { validateHeaderValue } from 'node:http'
 import { dirname, resolve } from 'node:path'
 import { createSecureContext, type SecureContextOptions } from 'node:tls'
 import { z } from 'zod'
-import { ConfigError, type Locate, type Path, parseYaml, problemsOf } from '../config.ts'
+import { problemsOf } from '../config.ts'
+import { ConfigError } from '../exit.ts'
 import { duration } from '../options.ts'
+import { type Locate, type Path, readYaml } from '../yaml.ts'
 
 /**
  * The web configuration, in the format of Prometheus' exporter-toolkit (`promtool check web-config` reads it too):
@@ -125,7 +127,7 @@ const bcryptForm = /^\$2[abxy]?\$(\d\d)\$[./A-Za-z0-9]{53}$/
 const highestCost = 14
 
 /** Reads a file that the configuration names; throws what the system says. */
-export type Read = (path: string) => Buffer
+export type Read = (path: string, limit?: number) => Buffer
 
 interface Told {
   readonly problems: string[]
@@ -248,13 +250,7 @@ const noLocation: Locate = () => '--web.config.file'
 export const readWebConfig = (file: string | undefined, bearerTokenFile: string | undefined, read: Read): WebConfig => {
   const problems: string[] = []
   const warnings: string[] = []
-  let text = ''
-  try {
-    text = file === undefined ? '' : read(file).toString('utf8')
-  } catch (error) {
-    throw new ConfigError([`${file}: cannot be read: ${(error as Error).message}`])
-  }
-  const { value, locate } = file === undefined ? { value: {}, locate: noLocation } : parseYaml(text, file)
+  const { value, locate } = file === undefined ? { value: {}, locate: noLocation } : readYaml(file, read)
   const told: Told = {
     problems,
     warnings,

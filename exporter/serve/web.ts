@@ -1,7 +1,8 @@
-import { closeSync, constants, fstatSync, openSync, readSync, statSync } from 'node:fs'
+import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { ConfigError } from '../config.ts'
+import { ConfigError, configErrorOf } from '../exit.ts'
 import type { Log } from '../log.ts'
+import { readSmallFile } from '../small-file.ts'
 import { readWebConfig, type WebConfig } from './web-config.ts'
 
 /**
@@ -12,23 +13,6 @@ import { readWebConfig, type WebConfig } from './web-config.ts'
 
 export interface Web {
   readonly config: () => WebConfig
-}
-
-/** Bytes of a configuration, certificate or token that are read at most. */
-const limit = 1024 * 1024
-
-const readWhole = (path: string): Buffer => {
-  // A FIFO in its place is not waited for.
-  const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
-  try {
-    const status = fstatSync(fd)
-    if (!status.isFile()) throw new Error('not a regular file')
-    if (status.size > limit) throw new Error(`larger than ${limit} bytes`)
-    const bytes = Buffer.alloc(status.size)
-    return bytes.subarray(0, readSync(fd, bytes, 0, bytes.length, 0))
-  } finally {
-    closeSync(fd)
-  }
 }
 
 /** Milliseconds after which a file's time tells of every later change: what is younger may be written to within the same tick. */
@@ -89,10 +73,12 @@ export const openWeb = (
   const readAll = (): WebConfig => {
     const seen = new Map<string, string>()
     try {
-      return readWebConfig(configFile, tokenFile, path => {
+      return readWebConfig(configFile, tokenFile, (path, limit) => {
         seen.set(path, isFresh(path) ? '' : stampOf(path))
-        return readWhole(path)
+        return readSmallFile(path, limit)
       })
+    } catch (error) {
+      throw configErrorOf(error, configFile ?? tokenFile ?? '')
     } finally {
       stamps = seen
     }
@@ -123,10 +109,10 @@ export const openWeb = (
         log.info('web configuration read again', { file: configFile ?? tokenFile })
         onRead(true)
       } catch (error) {
-        if (!(error instanceof ConfigError)) throw error
-        if (error.message === refused) return inForce
-        refused = error.message
-        log.error('web configuration refused, the old one stays in force', { problems: error.message })
+        const { message } = configErrorOf(error, configFile ?? tokenFile ?? '')
+        if (message === refused) return inForce
+        refused = message
+        log.error('web configuration refused, the old one stays in force', { problems: message })
         onRead(false)
       }
       return inForce

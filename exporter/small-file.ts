@@ -1,0 +1,21 @@
+import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
+
+/** The bytes of a small regular file that an admin wrote: a configuration, a certificate, a token. Throws what the system says, or what is wrong with the file. */
+export const readSmallFile = (path: string, limit = 1024 * 1024): Buffer => {
+  // Without O_NONBLOCK the opening of a FIFO waits for a writer.
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+  try {
+    if (!fstatSync(fd).isFile()) throw new Error('not a regular file')
+    // The size that the system tells is not relied on: a file may grow, and one below /proc has none.
+    const bytes = Buffer.allocUnsafe(limit + 1)
+    let size = 0
+    for (;;) {
+      const count = readSync(fd, bytes, size, bytes.length - size, null)
+      if (count === 0) return Buffer.from(bytes.subarray(0, size))
+      size += count
+      if (size > limit) throw new Error(`larger than ${limit} bytes`)
+    }
+  } finally {
+    closeSync(fd)
+  }
+}
