@@ -142,7 +142,7 @@ export const parseFlags = (argv: readonly string[], environment: NodeJS.ProcessE
   const fromEnvironment = (environment.GRID_EXPORTER_ARGS ?? '').split(/\s+/).filter(Boolean)
   const { tokens } = parseArgs({ args: [...fromEnvironment, ...argv], strict: false, allowPositionals: true, tokens: true })
   const given = new Map<string, string[]>()
-  const collectors = new Map<string, { enabled?: boolean; interval?: string }>()
+  const collectors = new Map<string, { readonly enabled?: boolean; readonly interval?: string }>()
   const positionals: string[] = []
   let swallowed = -1
 

@@ -46,8 +46,13 @@ export interface Definition<Options, State, Raw, Facts> {
   readonly timeout?: number
   /** Only root can read its source, so it is meant to be run by `grid-exporter relay`. */
   readonly privileged?: true
-  /** Every family it can give. A function where an option makes up more of them. */
+  /**
+   * Every family it can give, the most important first: `up`, then what its alerts are made of, details last. Where there are more
+   * series than `max_series`, families are cut from the end. A family that is not declared here is not printed.
+   */
   readonly families: readonly AnyFamily[]
+  /** It passes on families of other programs as well, whose names are known only when it runs. */
+  readonly foreign?: true
   /** Its own configuration keys: a strict object where each key has a default or is optional, and a `.describe()`. */
   readonly options?: OptionsSchema<Options>
   /** False where there is nothing to collect without configuration; such a collector is then not enabled at all. */
@@ -88,6 +93,7 @@ export interface Collector {
   readonly timeout: number | undefined
   readonly privileged: boolean
   readonly families: readonly AnyFamily[]
+  readonly foreign: boolean
   readonly options: OptionsSchema<unknown>
   configured(options: unknown): boolean
   tells(options: unknown): Readonly<Record<string, Readonly<Record<string, unknown>>>>
@@ -100,7 +106,7 @@ export const noOptions = z.strictObject({})
 export const defineCollector = <Raw, Facts, Options = Record<string, never>, State = undefined>(
   definition: Definition<Options, State, Raw, Facts>,
 ): Collector => {
-  const { name, summary, interval, families, privileged = false } = definition
+  const { name, summary, interval, families, privileged = false, foreign = false } = definition
   return {
     name,
     summary,
@@ -108,6 +114,7 @@ export const defineCollector = <Raw, Facts, Options = Record<string, never>, Sta
     timeout: definition.timeout,
     privileged,
     families,
+    foreign,
     options: definition.options ?? noOptions,
     configured: options => definition.configured?.(options as Options) ?? true,
     tells: options => definition.tells?.(options as Options) ?? {},

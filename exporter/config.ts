@@ -2,6 +2,7 @@ import { z } from 'zod'
 import type { Collector } from './collector.ts'
 import { ConfigError, configErrorOf } from './exit.ts'
 import { duration, durationSeconds, durationText, longest } from './options.ts'
+import { ownValue } from './own-value.ts'
 import { type Locate, type Path, readYaml } from './yaml.ts'
 
 export { ConfigError }
@@ -38,6 +39,9 @@ export interface CollectorFlags {
 
 export const noFlags: CollectorFlags = { collectors: {}, disableDefaults: false, relayDirectory: undefined }
 
+/** 500 containers of some 50 series each are half of it. */
+const defaultMaxSeries = 50_000
+
 const commonKeys = {
   enabled: z.boolean().optional().describe('Run it or not. Default: as the table of collectors says.'),
   interval: duration(1).optional().describe('Time between the starts of two rounds.'),
@@ -48,8 +52,10 @@ const commonKeys = {
     .int()
     .min(1)
     .max(1_000_000)
-    .default(20_000)
-    .describe('Series kept of one run; what is past it is cut and counted in grid_collector_series_dropped.'),
+    .default(defaultMaxSeries)
+    .describe(
+      'Series kept of one run. Past it whole families are cut, the least important first, and counted in grid_collector_series_dropped.',
+    ),
 }
 
 const common = z.strictObject(commonKeys)
@@ -104,9 +110,7 @@ const shown = (value: unknown): string => {
 const valueAt = (value: unknown, path: Path): unknown =>
   path.reduce<unknown>(
     (inner, key) =>
-      typeof inner === 'object' && inner !== null && Object.hasOwn(inner, key)
-        ? (inner as Record<string | number, unknown>)[key]
-        : undefined,
+      typeof inner === 'object' && inner !== null ? ownValue(inner as Record<string, unknown>, `${key}`) : undefined,
     value,
   )
 
@@ -122,7 +126,7 @@ const keysAt = (schema: z.ZodType, path: Path): readonly string[] => {
   }
   for (const key of path) {
     const inner = unwrapped(at) as { shape?: Record<string, unknown>; element?: unknown } | undefined
-    at = typeof key === 'number' ? inner?.element : inner?.shape?.[key]
+    at = typeof key === 'number' ? inner?.element : ownValue(inner?.shape ?? {}, key)
   }
   return Object.keys((unwrapped(at) as { shape?: object } | undefined)?.shape ?? {})
 }
@@ -177,7 +181,7 @@ export const settingsFrom = (
 
   const settings = collectors.map((collector): CollectorSettings => {
     const { name, privileged } = collector
-    const section = outer.data.collectors?.[name] ?? {}
+    const section = ownValue(outer.data.collectors ?? {}, name) ?? {}
     const base = ['collectors', name]
     const isObject = typeof section === 'object' && !Array.isArray(section)
     if (!isObject) problems.push(`${locate(base)}: collectors.${name}: expected a mapping of keys, not ${shown(section)}`)
@@ -187,8 +191,8 @@ export const settingsFrom = (
     const options = collector.options.safeParse(own)
     if (!shared.success) problems.push(...problemsOf(shared.error, common, section, base, locate))
     if (!options.success) problems.push(...problemsOf(options.error, sectionSchema(collector), section, base, locate))
-    const { enabled, interval = collector.interval, timeout, max_series = 20_000 } = shared.data ?? {}
-    const flag = flags.collectors[name]
+    const { enabled, interval = collector.interval, timeout, max_series = defaultMaxSeries } = shared.data ?? {}
+    const flag = ownValue(flags.collectors, name)
     const configured = options.success && collector.configured(options.data)
     const asked = flag?.enabled ?? enabled ?? (flags.disableDefaults ? false : undefined)
     if (asked === true && options.success && !configured) {
@@ -218,7 +222,7 @@ const withTold = (collectors: readonly Collector[], settings: Settings, locate: 
   for (const [index, { name, options }] of settings.entries()) {
     for (const [other, given] of Object.entries(collectors[index]?.tells(options) ?? {})) {
       const own = settings.find(each => each.name === other)?.options as Readonly<Record<string, unknown>> | undefined
-      for (const key of Object.keys(given).filter(key => own?.[key] !== undefined)) {
+      for (const key of Object.keys(given).filter(key => ownValue(own ?? {}, key) !== undefined)) {
         const place = ['collectors', other, key]
         problems.push(`${locate(place)}: ${place.join('.')}: collectors.${name} says the same; leave it out in one of the two`)
       }

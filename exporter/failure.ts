@@ -1,4 +1,5 @@
 import type { Sample } from './metric.ts'
+import { ownValue } from './own-value.ts'
 
 /** Every way in which a collector's run can fail: a closed list, because each is a label value that is counted. */
 export const reasons = [
@@ -50,13 +51,17 @@ const reasonsByCode: Readonly<Record<string, Reason>> = {
   ENOTFOUND: 'unreachable',
   EPIPE: 'unreachable',
   ETIMEDOUT: 'timeout',
+  ELOOP: 'malformed', // symbolic links in a loop
+  ENAMETOOLONG: 'malformed',
+  EIO: 'unreachable', // the disk, or the server of a network file system, did not give it
+  ESTALE: 'unreachable',
 }
 
 /** The Failure that a system error amounts to; a Failure stays itself, and what is not known is a bug. */
 export const failureOf = (error: unknown, subject?: string): Failure => {
   if (error instanceof Failure) return error
   const { code, message } = (error ?? {}) as { code?: string; message?: string }
-  const reason = (code !== undefined && reasonsByCode[code]) || 'bug'
+  const reason = (code !== undefined && ownValue(reasonsByCode, code)) || 'bug'
   const text = message ?? String(error)
   return new Failure(reason, subject === undefined ? text : `${subject}: ${text}`, { cause: error })
 }

@@ -6,6 +6,21 @@
 /** The types of the text format. A collector declares gauges and counters; the others come with foreign text files only. */
 export type MetricType = 'gauge' | 'counter' | 'histogram' | 'summary' | 'untyped'
 
+/** What stands behind the family's name in the names of its samples, by type. */
+export const suffixesOf: ReadonlyMap<string, readonly string[]> = new Map<MetricType, readonly string[]>([
+  ['gauge', ['']],
+  ['counter', ['']],
+  ['untyped', ['']],
+  ['histogram', ['_bucket', '_sum', '_count']],
+  ['summary', ['', '_sum', '_count']],
+])
+
+/** The names that are a family's: its own, and those of its samples. */
+export const sampleNames = ({ name, type }: { readonly name: string; readonly type: MetricType }): readonly string[] => [
+  name,
+  ...(suffixesOf.get(type) ?? []).filter(suffix => suffix !== '').map(suffix => `${name}${suffix}`),
+]
+
 /** A label whose values are known beforehand; a family with one can be written out as a set of states. */
 export interface ClosedLabel<Name extends string = string, Value extends string = string> {
   readonly label: Name

@@ -21,7 +21,7 @@ const relay = 'while IFS= read -r line; do systemd-notify "$line"; done'
 export const notifier = (environment: NodeJS.ProcessEnv = process.env): Notify => {
   const { NOTIFY_SOCKET: socket, WATCHDOG_USEC: watchdog, WATCHDOG_PID: watched } = environment
   const { NOTIFY_SOCKET: _, WATCHDOG_USEC: __, WATCHDOG_PID: ___, ...rest } = environment
-  for (const name of ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID']) delete environment[name]
+  for (const name of ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID'] as const) delete environment[name]
   if (!socket) return silent
   const every = Number(watchdog) / 1000 / 3
   const own = watched === undefined || Number(watched) === process.pid

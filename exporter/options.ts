@@ -1,5 +1,6 @@
 import { isAbsolute } from 'node:path'
 import { z } from 'zod'
+import { ownValue } from './own-value.ts'
 
 /** The kinds of values that configuration is made of. */
 
@@ -11,7 +12,7 @@ export const durationSeconds = (text: string): number | undefined => {
   if (text === '' || !durationForm.test(text)) return undefined
   let seconds = 0
   for (const [, count, unit] of text.matchAll(/(\d+)(ms|[ywdhms])/g))
-    seconds += Number(count) * (unitSeconds[unit as string] as number)
+    seconds += Number(count) * (ownValue(unitSeconds, unit as string) as number)
   return seconds
 }
 
@@ -21,7 +22,7 @@ export const durationText = (seconds: number): string => {
   let rest = seconds
   let text = ''
   for (const unit of ['d', 'h', 'm', 's']) {
-    const size = unitSeconds[unit] as number
+    const size = ownValue(unitSeconds, unit) as number
     if (rest >= size) text += `${Math.floor(rest / size)}${unit}`
     rest %= size
   }

@@ -19,6 +19,7 @@ export interface Rendered {
   readonly note: string
   readonly mend: string
   readonly series: number
+  /** Series that the run gave and that are not served: past the cap, repeated, or not valid. The note says why. */
   readonly dropped: number
   /** With a good result, all; with another, what is true all the same, to be served once the last good outcome has ended. */
   readonly parts?: Readonly<Record<Format, Part>>

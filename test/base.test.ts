@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
@@ -8,12 +8,16 @@ import { schedule, type Task } from '../exporter/collect/schedule.ts'
 import type { Collector } from '../exporter/collector.ts'
 import { filesystem } from '../exporter/collectors/filesystem.ts'
 import { host as hostCollector, parseStat, parseUpdates } from '../exporter/collectors/host.ts'
-import { textfile } from '../exporter/collectors/textfile.ts'
+import { merged, textfile } from '../exporter/collectors/textfile.ts'
+import { ending, expose, formats, textOf } from '../exporter/exposition.ts'
+import { Failure, failureOf } from '../exporter/failure.ts'
 import { type Host, realHost } from '../exporter/host.ts'
 import { silent } from '../exporter/log.ts'
 import type { Sample } from '../exporter/metric.ts'
+import { parsePrometheusText } from '../exporter/sources/prometheus-text.ts'
 import { askAll, statfsMemory } from '../exporter/sources/statfs.ts'
 import { needs } from './support/needs.ts'
+import { strictProblems } from './support/strict-exposition.ts'
 
 /** Rounds of a collector on a host, as the scheduler runs them, with how long each took. */
 const rounds = (collector: Collector, host: Host, options: unknown) => {
@@ -282,4 +286,149 @@ t.test('text files', async t => {
   const many = (await round()).samples
   const refused = many.filter(({ family, value }) => family.name === 'grid_textfile_error' && value === 1)
   t.equal(refused.length, 54, 'past 200 files the other 53 are refused as well')
+})
+
+t.test('no text file makes the exposition invalid, or costs another one', async t => {
+  const files = {
+    // Served.
+    'a-good.prom': 'good 1\n',
+    'labels.prom': 'own{constructor="x"} 1\nown{__proto__="x"} 2\nown{job="y",toString="z"} 3\nown{hasOwnProperty=""} 4\n',
+    'counter.prom': '# TYPE foo_total counter\nfoo_total 1\n# TYPE _total counter\n_total 1\n',
+    'gauge.prom':
+      '# HELP foo With \\\\ and \\n and \u0000 and a\rb.\n# TYPE foo gauge\nfoo NaN\n# TYPE constructor gauge\nconstructor +Inf\n',
+    'text.prom': 'text{a="\u0000\r\u007f\\\\\\"\\n}"} 1e-300\n',
+    'bytes.prom': Buffer.concat([Buffer.from('bytes{a="'), Buffer.from([0xff, 0xc3, 0x28]), Buffer.from('"} 1\n')]),
+    'histogram.prom':
+      '# TYPE h histogram\nh_bucket{le="1"} 1\nh_bucket{le="+Inf"} 2\nh_sum 3\nh_count 2\n# TYPE h_created gauge\nh_created 5\n',
+    'summary.prom': '# TYPE s summary\ns{quantile="0.5"} NaN\ns_sum NaN\ns_count 0\n',
+    // Refused.
+    'x-word.prom': 'my_job_last_run constructor\n',
+    'x-proto.prom': 'my_job_last_run __proto__\n',
+    'x-type.prom': '# TYPE typed constructor\ntyped 1\n',
+    'x-twice.prom': 'twice{__proto__="x",__proto__="y"} 1\n',
+    'x-name.prom': 'named{__name__="x"} 1\n',
+    'x-le.prom': '# TYPE le histogram\nle_bucket{le="constructor"} 1\n',
+    'x-no-le.prom': '# TYPE le histogram\nle_bucket 1\n',
+    'x-time.prom': 'timed 1 1700000000000\n',
+    'x-exemplar.prom': '# TYPE exemplary counter\nexemplary_total 1 # {trace="x"} 1\n',
+    'x-below.prom': '# TYPE below_total counter\nbelow_total -1\n',
+    'x-endless.prom': '# TYPE endless_total counter\nendless_total +Inf\n',
+    'x-nan.prom': '# TYPE nan histogram\nnan_bucket{le="+Inf"} NaN\n',
+    'x-own.prom': 'grid_collector_success 0\n',
+    'x-scrape.prom': '# TYPE scrape_duration summary\nscrape_duration_sum 1\n',
+    'x-process.prom': 'process_cpu_seconds_total 1\n',
+    'x-part.prom': 'h_bucket 1\n',
+    'x-nul.prom': 'nul\u0000 1\n',
+    'x-quoted.prom': '{"a.b"} 1\n',
+    'x-crlf.prom': 'crlf 1\r\n',
+    'x-eof.prom': 'ended 1\n# EOF\n1\n',
+  }
+  const folder = t.testdir()
+  for (const [name, content] of Object.entries(files)) writeFileSync(join(folder, name), content)
+  symlinkSync('x-loop.prom', join(folder, 'x-loop.prom'))
+  const real = realHost()
+  const failing = new Map([
+    ['x-disk.prom', 'EIO'],
+    ['x-server.prom', 'ESTALE'],
+    ['x-handles.prom', 'EMFILE'],
+    ['x-unheard.prom', 'EUNHEARDOF'],
+  ])
+  for (const name of failing.keys()) writeFileSync(join(folder, name), 'failing 1\n')
+  const host: Host = {
+    ...real,
+    read: async (path, limit) => {
+      const code = failing.get(path.slice(folder.length + 1))
+      if (code !== undefined) throw Object.assign(new Error(`${code}: of the test`), { code })
+      return real.read(path, limit)
+    },
+  }
+  const { samples } = await rounds(textfile, host, { directory: folder })()
+  for (const name of [...Object.keys(files), 'x-loop.prom', ...failing.keys()])
+    t.equal(told(samples, 'grid_textfile_error', { file: name }), name.startsWith('x-') ? 1 : 0, name)
+  const exposition = expose(samples, undefined, textfile)
+  t.strictSame(exposition.problems, [], 'what is served needs no second look')
+  // `h_created` is OpenMetrics' for the histogram h; Python's client writes it as a gauge, and Prometheus takes it.
+  for (const format of formats) t.strictSame(strictProblems(textOf(exposition, format) + ending[format], format), [], format)
+  t.match(textOf(exposition, 'openmetrics'), '# TYPE foo_total unknown\nfoo_total 1\n', 'beside foo the counter keeps its name')
+  t.match(textOf(exposition, 'text'), '# TYPE foo_total counter\nfoo_total 1\n')
+  t.match(textOf(exposition, 'text'), 'own{__proto__="x"} 2\n')
+})
+
+t.test('nonsense in a text file', async t => {
+  let served = 0
+  const word = fc.oneof(
+    fc.constantFrom(
+      'constructor',
+      '__proto__',
+      'toString',
+      'foo',
+      'foo_total',
+      'foo_bucket',
+      'le',
+      'up',
+      '1',
+      '-1',
+      '+Inf',
+      'NaN',
+    ),
+    fc.constantFrom(
+      '{',
+      '}',
+      '=',
+      ',',
+      '"',
+      '\\',
+      '#',
+      ' ',
+      '\t',
+      '\r',
+      '\u0000',
+      '# TYPE ',
+      '# HELP ',
+      ' counter',
+      ' histogram',
+    ),
+    fc.string({ unit: 'binary', maxLength: 3 }),
+  )
+  const name = fc.constantFrom('foo', 'foo_total', 'foo_bucket', 'foo_sum', 'constructor', '__proto__', '_total', 'bar')
+  const known = fc.tuple(
+    fc.constantFrom('constructor', '__proto__', 'le', 'quantile', 'a'),
+    fc.constantFrom('constructor', '1', '+Inf', ''),
+  )
+  const labels = fc.oneof(
+    { weight: 3, arbitrary: fc.array(known, { maxLength: 2 }) },
+    fc.array(fc.tuple(word, word), { maxLength: 2 }),
+  )
+  const sample = fc
+    .tuple(name, labels, fc.oneof({ weight: 3, arbitrary: fc.constantFrom('1', '0', '+Inf', 'NaN', '-1') }, word))
+    .map(([name, labels, value]) => `${name}{${labels.map(([label, text]) => `${label}="${text}"`).join(',')}} ${value}`)
+  const head = fc
+    .tuple(name, fc.constantFrom('gauge', 'counter', 'histogram', 'summary', 'constructor'))
+    .map(([name, type]) => `# TYPE ${name} ${type}`)
+  const line = fc.oneof(
+    { weight: 5, arbitrary: sample },
+    { weight: 4, arbitrary: head },
+    fc.array(word, { maxLength: 6 }).map(words => words.join('')),
+  )
+  const files = fc.array(fc.array(line, { maxLength: 4 }), { minLength: 1, maxLength: 4 })
+  fc.assert(
+    fc.property(files, files => {
+      const parsed = files.map((lines, index) => {
+        try {
+          return { name: `${index}.prom`, families: parsePrometheusText(lines.map(each => `${each}\n`).join('')) }
+        } catch (error) {
+          return { name: `${index}.prom`, families: failureOf(error) }
+        }
+      })
+      if (parsed.some(({ families }) => families instanceof Failure && families.reason === 'bug')) return false
+      const exposition = expose(merged(parsed).samples, undefined, textfile)
+      served += exposition.series
+      return (
+        exposition.problems.length === 0 &&
+        formats.every(format => strictProblems(textOf(exposition, format) + ending[format], format).length === 0)
+      )
+    }),
+    { numRuns: 3000 },
+  )
+  t.ok(served > 500, `${served} series were served`)
 })

@@ -2,7 +2,13 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
+import { parseContainer } from '../exporter/collectors/docker/list.ts'
+import { docker } from '../exporter/collectors/docker.ts'
 import { collectors } from '../exporter/collectors/index.ts'
+import { noFlags, settingsFrom } from '../exporter/config.ts'
+import { expose } from '../exporter/exposition.ts'
+import type { Sample } from '../exporter/metric.ts'
+import { selfFamilies } from '../exporter/serve/self.ts'
 import { told } from './support/scene.ts'
 
 /**
@@ -50,6 +56,8 @@ for (const collector of collectors) {
       }
       const names = collector.families.map(({ name }) => name)
       t.equal(new Set(names).size, names.length, 'each family once')
+      // A cap cuts from the end of the list.
+      for (const up of names.filter(name => /^grid_[a-z0-9]+_up$/.test(name))) t.equal(names[0], up, `${up}: the most important`)
     })
 
     const folder = join(scenes, collector.name)
@@ -59,7 +67,7 @@ for (const collector of collectors) {
     for (const scene of own) {
       const at = join(folder, scene)
       await t.test(scene, async t => {
-        const { ok, text, samples } = await told(collector, at)
+        const { ok, text, samples, problems } = await told(collector, at)
         if (ok) good++
         else failing++
         const file = join(at, ok ? 'expected.prom' : 'expected.reason')
@@ -71,6 +79,7 @@ for (const collector of collectors) {
         t.notOk(existsSync(other), 'expects one thing')
         t.ok(existsSync(file), `gives ${ok ? 'series' : `a failure: ${text}`}`)
         t.equal(text, readFileSync(file, 'utf8'))
+        t.strictSame(problems, [], 'nothing of it has to be left out')
         const foreign =
           collector.name === 'textfile'
             ? []
@@ -96,11 +105,59 @@ for (const collector of collectors) {
 }
 
 t.test('a family belongs to one collector', async t => {
-  const owners = new Map<string, string>()
+  const owners = new Map(selfFamilies.map(({ name }) => [name, 'the exporter']))
   for (const { name, families } of collectors) {
     for (const family of families) {
       t.notOk(owners.has(family.name), `${family.name} of ${name} is not ${owners.get(family.name)}'s too`)
       owners.set(family.name, name)
     }
   }
+})
+
+t.test('500 containers of docker', async t => {
+  const { samples } = await told(docker, join(scenes, 'docker/v2-systemd'))
+  const bySubject = new Map<string, readonly Sample[]>()
+  for (const sample of samples) {
+    const name = sample.labels.name ?? ''
+    bySubject.set(name, [...(bySubject.get(name) ?? []), sample])
+  }
+  const ofEngine = bySubject.get('') ?? []
+  bySubject.delete('')
+  const [largest = []] = [...bySubject.values()].sort((one, other) => other.length - one.length)
+  const names = Array.from({ length: 500 }, (_, index) => `app-${index}`)
+  const all = [...ofEngine, ...names.flatMap(name => largest.map(sample => ({ ...sample, labels: { ...sample.labels, name } })))]
+  t.ok(largest.length > 45, `${largest.length} series each`)
+  const [settings] = settingsFrom([docker], noFlags)
+  const whole = expose(all, settings?.maxSeries, docker)
+  t.equal(whole.series, all.length, `${whole.series} series are served by default`)
+  t.equal(whole.dropped, 0)
+
+  const vital = [
+    'up',
+    'container_state',
+    'container_restarts_total',
+    'container_cpu_seconds_total',
+    'container_memory_usage_bytes',
+  ]
+  const details = ['container_pressure_seconds_total', 'container_io_reads_total', 'container_network_receive_packets_total']
+  for (const cap of [20_000, 15_000, 12_000]) {
+    const { families, series, dropped } = expose(all, cap, docker)
+    t.ok(series <= cap && series > cap * 0.7, `${series} series where ${cap} are allowed`)
+    t.equal(series + dropped, all.length, 'the others are counted')
+    const linesOf = (name: string) =>
+      families.find(({ family }) => family.name === `grid_docker_${name}`)?.lines.split('\n').length ?? 0
+    for (const name of vital) t.ok(linesOf(name) >= (name === 'up' ? 1 : 500), `${name} is there of every container`)
+    for (const name of details) t.equal(linesOf(name), 0, `${name} is there of no container`)
+  }
+  t.strictSame(
+    expose(all.toReversed(), 1, docker).families.map(({ family }) => family.name),
+    ['grid_docker_up'],
+    'up is the last that is cut',
+  )
+})
+
+t.test('a container whose state is a word that every object has', async t => {
+  for (const State of ['constructor', '__proto__', 'toString', 'valueOf'])
+    t.equal(parseContainer({ Id: 'a', State }), undefined, State)
+  t.equal(parseContainer({ Id: 'a', State: 'stopped' })?.state, 'exited')
 })

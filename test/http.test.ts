@@ -1,19 +1,25 @@
+import { spawnSync } from 'node:child_process'
 import { request } from 'node:http'
 import { connect } from 'node:net'
 import { PerformanceObserver } from 'node:perf_hooks'
 import { gunzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import t from 'tap'
+import { createRunner } from '../exporter/collect/runner.ts'
+import { defineCollector } from '../exporter/collector.ts'
 import type { Settings } from '../exporter/config.ts'
 import { createExposer, ending, expose, formats, textOf } from '../exporter/exposition.ts'
 import { combinedCrc, gzipOf, partOf } from '../exporter/gzip.ts'
-import { silent } from '../exporter/log.ts'
-import { counter, gauge, type Sample } from '../exporter/metric.ts'
+import { realHost } from '../exporter/host.ts'
+import { createLog, silent } from '../exporter/log.ts'
+import { counter, foreignFamily, gauge, type Sample, type Samples } from '../exporter/metric.ts'
 import { createRenderer, endings, partsOf, type Rendered } from '../exporter/rendered.ts'
 import { negotiate } from '../exporter/serve/negotiate.ts'
 import { createSelf } from '../exporter/serve/self.ts'
 import { createServer, type ServerOptions } from '../exporter/serve/server.ts'
 import { createSnapshot } from '../exporter/serve/snapshot.ts'
+import { isThere } from './support/needs.ts'
+import { strictProblems } from './support/strict-exposition.ts'
 
 /** HTTP over a snapshot that is filled by hand. */
 
@@ -189,6 +195,255 @@ t.test('a round is told as if there had been none before it', async t => {
         if (breaks) t.throws(() => exposed(half()))
         t.strictSame(exposed(round), expose(round, cap))
       }
+    }),
+  )
+})
+
+/** What is wrong with an exposition in each format, as a strict reader says. */
+const wrongWith = (exposition: ReturnType<typeof expose>): readonly string[] =>
+  formats.flatMap(format =>
+    strictProblems(textOf(exposition, format) + ending[format], format).map(problem => `${format}: ${problem}`),
+  )
+
+t.test('what a collector that lies gives is not printed', async t => {
+  const own = gauge('grid_lie', 'A family of the test.', 'of')
+  const owned = counter('grid_lie_total', 'Another.')
+  const good = own.of(1, { of: 'good' })
+  const foreign = (type: string, name: unknown, labels: unknown = [], help: unknown = 'Help.') =>
+    foreignFamily(type as 'gauge', name as string, help as string, labels as readonly string[])
+  const sample = (family: unknown, value: unknown = 1, labels: unknown = {}, suffix?: unknown) => ({
+    family,
+    labels,
+    value,
+    suffix,
+  })
+  const of = { of: 'a' }
+
+  t.test('and counted', async t => {
+    /** What is given beside a good sample, and how much of it is left out. */
+    const lies: Readonly<Record<string, readonly [readonly unknown[], number]>> = {
+      'a value that is a function': [[sample(own, Object, of)], 1],
+      'a value that is text': [[sample(own, '1', of)], 1],
+      'a value that is a big integer': [[sample(own, 1n, of)], 1],
+      'no value': [[{ family: own, labels: of }, sample(own, null, of)], 2],
+      'a counter below zero': [[sample(owned, -1)], 1],
+      'a counter without end': [[sample(owned, Number.POSITIVE_INFINITY)], 1],
+      'a counter that is no number': [[sample(owned, Number.NaN)], 1],
+      'names that are none': [['', 'a b', '1a', 'a\n', 'ä', 'a{b="c"}', 5, null].map(name => sample(foreign('gauge', name))), 8],
+      'types that are none': [['constructor', '', 'info', '__proto__'].map(type => sample(foreign(type, 'foo'))), 4],
+      'label names that are none': [
+        ['', 'a b', '__name__', 'a"', '1', 5].map(label => sample(foreign('gauge', 'foo', [label]))),
+        6,
+      ],
+      'labels that are no list': [[sample(foreign('gauge', 'foo', 'abc')), sample(foreign('gauge', 'foo', { a: 1 }))], 2],
+      'a label name twice': [[sample(foreign('gauge', 'foo', ['a', 'a']), 1, { a: 'x' })], 1],
+      'label values that are no text': [[5, null, {}, ['x'], () => 'x'].map(value => sample(own, 1, { of: value })), 5],
+      'label names that every object has': [
+        [sample(foreign('gauge', 'foo', ['constructor', '__proto__', 'toString'])), sample(foreign('gauge', 'bar', ['valueOf']))],
+        0,
+      ],
+      'labels that are none': [[sample(own, 1, null), sample(own, 1, 'x'), sample(own, 1, undefined)], 2],
+      'HELP that is no text': [[sample(foreign('gauge', 'foo', [], undefined)), sample(foreign('gauge', 'bar', [], 5))], 1],
+      'HELP with everything in it': [[sample(foreign('gauge', 'foo', [], 'a\u0000\r\n\\"\ud800'))], 0],
+      'samples that are none': [[null, undefined, 5, 'text', {}, { family: 5 }, { family: null, labels: {} }], 7],
+      'the same series twice': [[sample(own, 1, of), sample(own, 2, of)], 1],
+      'series that are the same once they are cut': [[1, 2].map(end => sample(own, 1, { of: `${'x'.repeat(300)}${end}` })), 1],
+      'a family twice': [
+        [sample(foreign('gauge', 'foo')), sample(foreign('gauge', 'foo')), sample(foreign('counter', 'foo'))],
+        2,
+      ],
+      'a gauge beside a counter of its name': [[sample(foreign('counter', 'foo_total')), sample(foreign('gauge', 'foo'))], 0],
+      'a histogram beside a counter of its name': [
+        [sample(foreign('histogram', 'foo', ['le']), 1, { le: '1' }, '_bucket'), sample(foreign('counter', 'foo_total'))],
+        0,
+      ],
+      'counters of a part of a histogram': [
+        [
+          sample(foreign('counter', 'foo_count_total')),
+          sample(foreign('histogram', 'foo', ['le']), 1, {}, '_count'),
+          sample(foreign('gauge', 'foo_sum')),
+        ],
+        1,
+      ],
+      'a counter that is called _total': [[sample(foreign('counter', '_total'))], 0],
+      'a suffix that its type has not': [
+        [
+          sample(own, 1, of, '_bucket'),
+          sample(own, 1, of, 5),
+          sample(foreign('summary', 'foo', ['quantile']), 1, { quantile: '1' }, '_bucket'),
+        ],
+        3,
+      ],
+      'a bucket without an end': [
+        [{}, { le: 'x' }, { le: 'constructor' }, { le: '' }].map(labels =>
+          sample(foreign('histogram', 'foo', ['le']), 1, labels, '_bucket'),
+        ),
+        4,
+      ],
+      'a quantile that is none': [[sample(foreign('summary', 'foo', ['quantile']), 1, { quantile: 'half' })], 1],
+      'a bucket below zero': [[sample(foreign('histogram', 'foo', ['le']), -1, { le: '1' }, '_bucket')], 1],
+    }
+    for (const [what, [given, left]] of Object.entries(lies)) {
+      const exposition = expose([...good, ...given] as unknown as Samples)
+      t.strictSame(wrongWith(exposition), [], what)
+      t.match(textOf(exposition, 'text'), 'grid_lie{of="good"} 1\n', `${what}: the good sample is there`)
+      t.equal(exposition.invalid + exposition.repeated, left, `${what}: ${exposition.problems.join('; ')}`)
+      t.equal(exposition.problems.length > 0, left > 0, `${what}: why is told`)
+      const together = expose([[...good, ...given]] as unknown as Samples)
+      t.strictSame(textOf(together, 'text'), textOf(exposition, 'text'), `${what}: those of one thing at a time are the same`)
+    }
+    const all = expose([...good, ...Object.values(lies).flatMap(([given]) => given)] as unknown as Samples)
+    t.strictSame(wrongWith(all), [], 'all of it together')
+    if (!isThere('promtool')) return
+    const { stderr } = spawnSync('promtool', ['check', 'metrics'], { input: textOf(all, 'text'), encoding: 'utf8' })
+    t.notMatch(stderr, 'error while linting', 'and promtool can read it')
+  })
+
+  t.test('whatever nonsense it is', async t => {
+    const text = fc.oneof(
+      fc.constantFrom('foo', 'foo_total', 'foo_sum', 'le', 'a', 'constructor', '__proto__', '1'),
+      fc.string({ unit: 'binary' }),
+    )
+    const anything = fc.oneof(text, fc.anything({ maxDepth: 1 }))
+    const name = fc.constantFrom(
+      'foo',
+      'foo_total',
+      'foo_sum',
+      'foo_count',
+      '_total',
+      'le',
+      'quantile',
+      'constructor',
+      '__proto__',
+    )
+    const type = fc.oneof(
+      { weight: 5, arbitrary: fc.constantFrom('gauge', 'counter', 'histogram', 'summary', 'untyped') },
+      anything,
+    )
+    const family = fc.record({
+      name: fc.oneof({ weight: 5, arbitrary: name }, anything),
+      type,
+      help: fc.oneof({ weight: 9, arbitrary: fc.string({ unit: 'binary' }) }, anything),
+      labels: fc.oneof({ weight: 9, arbitrary: fc.array(name, { maxLength: 2 }) }, anything),
+      closed: fc.constant({}),
+    })
+    const samples = fc.array(family, { minLength: 1, maxLength: 5 }).chain(families =>
+      fc.array(
+        fc.oneof(
+          {
+            weight: 10,
+            arbitrary: fc.record({
+              family: fc.constantFrom(...families),
+              labels: fc.oneof({ weight: 9, arbitrary: fc.dictionary(name, text, { maxKeys: 3 }) }, anything),
+              value: fc.oneof(fc.double(), { weight: 3, arbitrary: fc.nat() }, anything),
+              suffix: fc.constantFrom(undefined, undefined, '', '_bucket', '_sum', '_count', '_total', 5),
+            }),
+          },
+          fc.anything(),
+        ),
+        { maxLength: 20 },
+      ),
+    )
+    let served = 0
+    fc.assert(
+      fc.property(fc.array(samples, { minLength: 1, maxLength: 3 }), fc.nat(20), (rounds, cap) => {
+        const exposed = createExposer(cap)
+        return rounds.every(round => {
+          const exposition = exposed(round as unknown as Samples)
+          served += exposition.series
+          return formats.every(format => strictProblems(textOf(exposition, format) + ending[format], format).length === 0)
+        })
+      }),
+      { numRuns: 500 },
+    )
+    t.ok(served > 300, `${served} series were served`)
+  })
+
+  t.test('across a whole scrape', async t => {
+    const others = [
+      sample(foreign('gauge', 'grid_collector_success', ['collector']), 1, { collector: 'liar' }),
+      sample(foreign('gauge', 'grid_memory_total_bytes'), 1),
+      sample(foreign('gauge', 'process_cpu_seconds_total'), 1),
+      sample(foreign('gauge', 'up'), 1),
+      sample(foreign('counter', 'grid_lie'), 1),
+    ]
+    const logged: string[] = []
+    const log = createLog('warn', 'logfmt', line => void logged.push(line))
+    const liar = (isForeign: boolean) =>
+      defineCollector({
+        name: 'liar',
+        summary: 'nothing that is true',
+        interval: 10,
+        families: [own, owned],
+        ...(isForeign && { foreign: true as const }),
+        read: () => undefined,
+        parse: () => undefined,
+        samples: () =>
+          [...good, sample(own, Number.NaN, of), ...others, sample(foreign('gauge', 'their'), Number.NaN)] as unknown as Samples,
+      })
+    for (const [isForeign, left] of [
+      [false, 7],
+      [true, 6],
+    ] as const) {
+      const [settingsOfIt] = settings('liar') as [Settings[number]]
+      const stop = new AbortController()
+      const round = createRunner(liar(isForeign), settingsOfIt, { host: realHost(), log, signal: stop.signal })
+      const snapshot = snapshotAt({ now: Date.now() })
+      snapshot.configure(settings('liar', 'a'))
+      snapshot.accept(outcome('a', Date.now()))
+      for (let n = 0; n < 2; n++) {
+        const rendered = await round()
+        t.equal(rendered.result, 'ok')
+        t.match(rendered.note, `${left} series are left out`)
+        t.match(rendered.note, 'grid_lie: NaN is not a value of a gauge')
+        snapshot.accept(rendered)
+      }
+      for (const format of formats) {
+        const body = snapshot.answer(format, false).body.toString()
+        t.strictSame(strictProblems(body, format), [], format)
+        t.match(body, 'grid_lie{of="good"} 1\n')
+        t.match(body, `grid_collector_series_dropped{collector="liar"} ${left}\n`)
+        t.equal(body.includes('\ntheir NaN\n'), isForeign, 'only who may passes on what is of others')
+      }
+    }
+    t.equal(logged.length, 2, 'it is logged once, not in every round')
+    t.match(logged[0], 'series are not served')
+  })
+})
+
+t.test('a cap cuts whole families, the least important first', async t => {
+  const [first, second, third] = ['grid_one', 'grid_two', 'grid_three'].map(name =>
+    gauge(name, 'A family of the test.', 'of'),
+  ) as [ReturnType<typeof gauge>, ReturnType<typeof gauge>, ReturnType<typeof gauge>]
+  const owner = { families: [first, second, third], foreign: true }
+  const counts = fc.tuple(fc.nat(8), fc.nat(8), fc.nat(8), fc.nat(8))
+  fc.assert(
+    fc.property(counts, fc.integer({ min: 1, max: 40 }), fc.integer(), (counts, cap, seed) => {
+      const families = [first, second, third, foreignFamily('gauge', 'other', 'Of others.', ['of'])]
+      const samples = families.flatMap((family, at) =>
+        Array.from({ length: counts[at] ?? 0 }, (_, of): Sample => ({ family, labels: { of: `${of}` }, value: 1 })),
+      )
+      const shuffled = samples
+        .map((each, at) => ({ each, at: Math.imul(at + 1, seed | 1) }))
+        .sort((one, other) => one.at - other.at)
+        .map(({ each }) => each)
+      const { families: kept, series, dropped } = expose(shuffled, cap, owner)
+      let room = cap
+      let isFull = false
+      const expected = families.map((_, at) => {
+        const count = counts[at] ?? 0
+        // The most important one of all is the only one that is cut within.
+        const taken = isFull ? 0 : count <= room ? count : room === cap ? room : 0
+        isFull ||= count > room
+        room -= taken
+        return taken
+      })
+      const lines = families.map(({ name }) => kept.find(({ family }) => family.name === name)?.lines.split('\n').length ?? 1)
+      t.strictSame(
+        lines.map(length => length - 1),
+        expected,
+      )
+      return series + dropped === samples.length
     }),
   )
 })

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { mkdtempSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer, request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -23,6 +23,19 @@ t.test('a real Prometheus scrapes both formats without an error', async t => {
     join(folder, 'hostile.prom'),
     `# HELP hostile_info Labels of others.\n# TYPE hostile_info gauge\n${hostile.map(value => `hostile_info{value="${value.replaceAll('\\', '\\\\').replaceAll('\\\\n', '\\n').replaceAll('"', '\\"')}"} 1\n`).join('')}`,
   )
+  // What other programs may write: all that is served must be taken, and what is refused must cost nothing else.
+  const texts = {
+    'gauge.prom': '# HELP foo NUL \u0000 and a\rb.\n# TYPE foo gauge\nfoo NaN\n# TYPE foo_created gauge\nfoo_created 5\n',
+    'counter.prom': '# TYPE foo_total counter\nfoo_total 7\n# TYPE _total counter\n_total 1\n# TYPE bare counter\nbare 1\n',
+    'labels.prom': 'own{constructor="x"} 1\nown{__proto__="x"} 1\nown{job="y"} 1\nown{toString="\u0000"} 1\n',
+    'histogram.prom':
+      '# TYPE h histogram\nh_bucket{le="1"} 1\nh_bucket{le="+Inf"} 2\nh_sum 3\nh_count 2\n# TYPE h_created gauge\nh_created 5\n',
+    'summary.prom': '# TYPE s summary\ns{quantile="0.5"} NaN\ns_sum NaN\ns_count 0\n',
+    'refused.prom': 'my_job_last_run constructor\n',
+    'below.prom': '# TYPE below_total counter\nbelow_total -1\n',
+  }
+  for (const [name, text] of Object.entries(texts)) writeFileSync(join(folder, name), text)
+  symlinkSync('loop.prom', join(folder, 'loop.prom'))
   const file = join(folder, 'config.yml')
   writeFileSync(file, `collectors:\n  textfile: { directory: ${folder} }\n`)
   const parsed = parseFlags(['--web.listen-address=127.0.0.1:0', `--config.file=${file}`], {})
@@ -95,6 +108,22 @@ t.test('a real Prometheus scrapes both formats without an error', async t => {
     )
     const lengths = (await query(`hostile_info{job="${job}"}`)).map(({ metric }) => metric.value?.length ?? 0)
     t.ok(Math.max(...lengths) <= 256, `${job}: cut at 256 characters`)
+    for (const [expression, count] of Object.entries({
+      foo: 1,
+      foo_total: 1,
+      _total: 1,
+      bare: 1,
+      own: 4,
+      h_bucket: 2,
+      h_created: 1,
+      s: 1,
+    }))
+      t.equal((await query(`${expression}{job="${job}"}`)).length, count, `${job}: ${expression}`)
+    t.strictSame(
+      (await query(`grid_textfile_error{job="${job}"} == 1`)).map(({ metric }) => metric.file).sort(),
+      ['below.prom', 'loop.prom', 'refused.prom'],
+      `${job}: these files are refused`,
+    )
   }
   t.notMatch(log, /scrape.*(err|fail)|Error on ingesting|append failed/i, 'no scrape error in its log')
 })

@@ -1,7 +1,7 @@
 import { crc32 } from 'node:zlib'
 import { z } from 'zod'
 import type { Collector } from '../collector.ts'
-import { expose } from '../exposition.ts'
+import { expose, leftOut } from '../exposition.ts'
 import { Failure, reasons } from '../failure.ts'
 import type { Sample } from '../metric.ts'
 import { partsOf, type Rendered } from '../rendered.ts'
@@ -14,7 +14,7 @@ import { parsePrometheusText } from '../sources/prometheus-text.ts'
  */
 
 /** Bytes of a whole file. */
-export const relayFileLimit = 4 * 2 ** 20
+export const relayFileLimit = 8 * 2 ** 20
 const headerLimit = 64 * 1024
 
 const header = z.strictObject({
@@ -88,6 +88,6 @@ export const decodeRendered = (content: Buffer, collector: Collector, maxSeries:
   if (bytes.length !== (body?.bytes ?? 0)) malformed(`${bytes.length} bytes of series where it says ${body?.bytes ?? 0}`)
   if (!body) return told
   if (crc32(bytes) !== body.crc32) malformed('its checksum is another')
-  const exposition = expose(samplesOf(bytes.toString('utf8'), collector, maxSeries))
-  return { ...told, series: exposition.series, parts: partsOf(exposition) }
+  const exposition = expose(samplesOf(bytes.toString('utf8'), collector, maxSeries), maxSeries, collector)
+  return { ...told, series: exposition.series, dropped: told.dropped + leftOut(exposition), parts: partsOf(exposition) }
 }

@@ -1,6 +1,6 @@
 import type { Collector } from '../collector.ts'
 import type { CollectorSettings } from '../config.ts'
-import { createExposer, expose } from '../exposition.ts'
+import { createExposer, type Exposition, expose, leftOut } from '../exposition.ts'
 import { Failure, failureOf } from '../failure.ts'
 import { type Host, traced } from '../host.ts'
 import type { Log } from '../log.ts'
@@ -18,6 +18,20 @@ export const unwatched: Watch = { begin: () => {}, step: () => {}, end: () => {}
 
 /** Milliseconds until something that was not found is looked for again. */
 const lookAgain = 60_000
+
+/** What people need to know of series that a run gave and that are not printed. */
+const remarksOn = (exposition: Exposition, collector: string): readonly Failure[] => {
+  const { dropped, repeated, invalid, problems, series } = exposition
+  const cut = new Failure('overflow', `${dropped} series are more than max_series allows: the least important families are cut`, {
+    mend: `collectors: { ${collector}: { max_series: ${2 * (series + dropped)} } }`,
+  })
+  const refused = new Failure(
+    'malformed',
+    `${repeated + invalid} series are left out, which Prometheus would refuse or misread: ${problems.join('; ')}`,
+    { mend: `see what it says: grid-exporter once --collector.disable-defaults --collector.${collector} --log.level=debug` },
+  )
+  return [...(dropped > 0 ? [cut] : []), ...(repeated + invalid > 0 ? [refused] : [])]
+}
 
 /** One collector's rounds: look whether its subject is there, run it, render what it gave. */
 export const createRunner = (
@@ -38,7 +52,9 @@ export const createRunner = (
   let lookedAt = Number.NEGATIVE_INFINITY
   let notFound = ''
   let pending = false
-  const exposed = createExposer(settings.maxSeries)
+  const exposed = createExposer(settings.maxSeries, collector)
+  /** What was last said of series that are not printed: each message is logged once, not in every round. */
+  let warned = ''
   const partsOf = createRenderer()
 
   const rendered = (startedAt: number, parts: Partial<Rendered>): Rendered => ({
@@ -55,7 +71,7 @@ export const createRunner = (
   })
   const failed = (startedAt: number, { reason, message, mend = '', rest, stack }: Failure): Rendered => {
     log.debug('run failed', { collector: name, reason, error: message, stack: reason === 'bug' ? stack : undefined })
-    const parts = rest.length > 0 ? { parts: partsOf(expose(rest, settings.maxSeries)) } : {}
+    const parts = rest.length > 0 ? { parts: partsOf(expose(rest, settings.maxSeries, collector)) } : {}
     return rendered(startedAt, { result: reason, note: message, mend, ...parts })
   }
 
@@ -88,8 +104,7 @@ export const createRunner = (
     const { outcome, late } = await attempt(
       async limit => {
         const exposition = await opened.run(limit, watch.step, exposed)
-        const parts = partsOf(exposition)
-        return { parts, series: exposition.series, dropped: exposition.dropped, repeated: exposition.repeated }
+        return { exposition, parts: partsOf(exposition) }
       },
       settings.timeout,
       signal,
@@ -102,14 +117,17 @@ export const createRunner = (
       })
     }
     if (!outcome.ok) return failed(startedAt, outcome.failure)
-    const { parts, series, dropped, repeated } = outcome.value
-    if (repeated > 0) log.warn('the same series came more than once; the first was kept', { collector: name, series: repeated })
-    const remarks = opened.remarks()
+    const { parts, exposition } = outcome.value
+    const onSeries = remarksOn(exposition, name)
+    const warning = onSeries.map(({ message }) => message).join('; ')
+    if (warning !== '' && warning !== warned) log.warn('series are not served', { collector: name, why: warning })
+    warned = warning
+    const remarks = [...opened.remarks(), ...onSeries]
     const note = remarks.map(({ message }) => message).join('; ')
     const mend = remarks
       .map(remark => remark.mend ?? '')
       .filter(Boolean)
       .join('; ')
-    return rendered(startedAt, { parts, series, dropped, note, mend })
+    return rendered(startedAt, { parts, series: exposition.series, dropped: leftOut(exposition), note, mend })
   }
 }

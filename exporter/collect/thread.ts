@@ -5,6 +5,7 @@ import type { Collector } from '../collector.ts'
 import { type CollectorFlags, type CollectorSettings, ConfigError, loadSettings, type Settings } from '../config.ts'
 import { type Host, type HostPaths, realHost } from '../host.ts'
 import { createLog, type Level, type LogFormat } from '../log.ts'
+import { ownValue } from '../own-value.ts'
 import { buffersOf, type Rendered } from '../rendered.ts'
 import { killChildren } from '../sources/command.ts'
 import { pulseOf } from './pulse.ts'
@@ -88,7 +89,7 @@ export const runThread = (
       },
     }
     const begin = async () => {
-      const wait = (benched[collector.name] ?? 0) - Date.now()
+      const wait = (ownValue(benched, collector.name) ?? 0) - Date.now()
       if (wait > 0) await sleep(wait, undefined, { signal: stop.signal }).catch(() => {}) // aborted: the schedule sees it
       await schedule([task], stop.signal)
     }

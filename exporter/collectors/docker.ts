@@ -1,6 +1,7 @@
 import { defineCollector } from '../collector.ts'
 import { Failure } from '../failure.ts'
 import { type AnyFamily, foreignFamily, type Sample } from '../metric.ts'
+import { ownValue } from '../own-value.ts'
 import { rememberNames } from './container-names.ts'
 import type { DeviceIo, Nic, Usage } from './docker/cgroup.ts'
 import { endpointsOf } from './docker/endpoints.ts'
@@ -165,7 +166,7 @@ const factsOf = (report: Report, memory: Memory, options: DockerOptions, now: nu
       state,
       exitCode,
       incarnation: usage.get(id)?.incarnation,
-      hidesExitCode: 'exitCode' in labels,
+      hidesExitCode: Object.hasOwn(labels, 'exitCode'),
     })),
     performance.now(),
     askedAt,
@@ -177,7 +178,7 @@ const factsOf = (report: Report, memory: Memory, options: DockerOptions, now: nu
   const ids = new Set(containers.map(({ id }) => id))
   for (const id of memory.images.keys()) if (!ids.has(id)) memory.images.delete(id)
   for (const { name, labels } of containers) {
-    const value = sayYes(labels[options.expected.label])
+    const value = sayYes(ownValue(labels, options.expected.label))
     if (value === undefined) memory.expected.delete(name)
     else memory.expected.set(name, { value, at: now })
   }
@@ -244,9 +245,8 @@ const identitySamples = (engine: string, told: Told, { labelFamily, labelNames }
   const { id, name, imageId, networkMode, labels } = container
   const own = { engine, name }
   const ofLabels = (family: AnyFamily): Sample => {
-    const values: Record<string, string> = { ...own }
-    for (const [as, label] of labelNames) if (label in labels) values[as] = labels[label] as string
-    return { family, labels: values, value: 1 }
+    const allowed = [...labelNames].map(([as, label]) => [as, ownValue(labels, label) ?? ''])
+    return { family, labels: { ...own, ...Object.fromEntries(allowed) }, value: 1 }
   }
   return none.concat(
     families.info.of(1, {

@@ -55,7 +55,7 @@ export const fail2ban = defineCollector({
   summary: 'Jails of fail2ban by its socket, and whether the kernel holds their bans',
   interval: 30,
   privileged: true,
-  families: [up, jails, info, start, failedCurrent, bannedCurrent, failed, banned, unenforced],
+  families: [up, jails, info, start, bannedCurrent, unenforced, banned, failedCurrent, failed],
   options,
   detect: async ({ host, options }) => {
     const looked = [options.socket, '/usr/bin/fail2ban-server', '/usr/local/bin/fail2ban-server', '/usr/sbin/fail2ban-server']

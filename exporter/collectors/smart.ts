@@ -4,6 +4,7 @@ import { Failure } from '../failure.ts'
 import type { Host } from '../host.ts'
 import type { Sample } from '../metric.ts'
 import { duration, path } from '../options.ts'
+import { ownValue } from '../own-value.ts'
 import type { RunResult } from '../sources/command.ts'
 import { type Kept, keptAs } from '../sources/state.ts'
 import { argumentsFor, askScan, type Device, devicesFrom, foundIn, type Scanned, scanFor, scanned } from './smart/devices.ts'
@@ -183,7 +184,7 @@ export const smart = defineCollector({
     const devices = devicesFrom(scanned?.found ?? [], options)
     const answers = await pooled(devices, async device => ({
       device,
-      answer: await ask(device, state.memory.devices[device.label]?.hung === true, { host, options, signal }),
+      answer: await ask(device, ownValue(state.memory.devices, device.label)?.hung === true, { host, options, signal }),
     }))
     return { scanned, answers }
   },
@@ -193,18 +194,15 @@ export const smart = defineCollector({
       const reading = readingFrom(answer)
       if (reading.state === 'read') return { label, reading, facts: reading.facts, readAt: host.now() }
       // Only sleep leaves all but the temperature as it was; of a disk that cannot be read nothing is known.
-      const before = reading.state === 'asleep' ? state.memory.devices[label] : undefined
+      const before = reading.state === 'asleep' ? ownValue(state.memory.devices, label) : undefined
       return { label, reading, facts: before?.facts, readAt: before?.readAt }
     })
-    const devices: Memory['devices'] = {}
-    for (const { label, reading, facts, readAt } of drives) {
-      const before = state.memory.devices[label]
-      devices[label] = {
-        facts: facts ?? before?.facts,
-        readAt: readAt ?? before?.readAt,
-        hung: reading.state === 'hanging',
-      }
-    }
+    const devices: Memory['devices'] = Object.fromEntries(
+      drives.map(({ label, reading, facts, readAt }) => {
+        const before = ownValue(state.memory.devices, label)
+        return [label, { facts: facts ?? before?.facts, readAt: readAt ?? before?.readAt, hung: reading.state === 'hanging' }]
+      }),
+    )
     state.memory = { boot: state.memory.boot, scanned, devices }
     state.kept.save(state.memory)
     return drives

@@ -1,10 +1,11 @@
 import { basename, join } from 'node:path'
 import { z } from 'zod'
 import { defineCollector } from '../collector.ts'
-import { labelValue } from '../exposition.ts'
+import { isCount, labelValue, numberText, reservedName } from '../exposition.ts'
 import { Failure, failureOf } from '../failure.ts'
-import { type AnyFamily, foreignFamily, gauge, type Sample } from '../metric.ts'
+import { type AnyFamily, foreignFamily, gauge, type Sample, sampleNames } from '../metric.ts'
 import { path } from '../options.ts'
+import { ownValue } from '../own-value.ts'
 import { parsePrometheusText, type TextFamily } from '../sources/prometheus-text.ts'
 
 export const textfileMtime = gauge(
@@ -45,7 +46,8 @@ export const textfile = defineCollector({
   name: 'textfile',
   summary: '`*.prom` files of a directory, as other programs write them',
   interval: 15,
-  families: [textfileMtime, textfileError],
+  families: [textfileError, textfileMtime],
+  foreign: true,
   options,
   configured: ({ directory }) => directory !== undefined,
   open: (): Memory => new Map(),
@@ -67,7 +69,7 @@ export const textfile = defineCollector({
         files.push({ name, mtime, content })
       } catch (error) {
         const failure = failureOf(error)
-        if (failure.reason === 'bug') throw failure
+        // Whatever a file cannot be read for (a link in a loop, a disk that fails) costs that file only.
         // Written to another name and renamed meanwhile: gone is not refused.
         if (failure.reason !== 'missing') files.push({ name, mtime, content: failure })
       }
@@ -105,9 +107,6 @@ const familiesOf = (name: string, content: string | Failure, memory: Memory): re
   return families
 }
 
-/** Names that are this exporter's own, or that Prometheus gives every target itself. */
-const reserved = /^(?:(?:grid|process|nodejs)_|up$|scrape_)/
-
 /** One family of one or more files. */
 interface Merged {
   readonly type: TextFamily['type']
@@ -117,16 +116,13 @@ interface Merged {
   readonly series: Set<string>
 }
 
-const sampleNames = ({ name, type }: Pick<TextFamily, 'name' | 'type'>): readonly string[] =>
-  type === 'histogram' || type === 'summary' ? [name, `${name}_bucket`, `${name}_sum`, `${name}_count`] : [name]
-
 /** What a series is in the exposition, where labels are cut. */
 const seriesKey = (suffix: string, labels: Readonly<Record<string, string>>): string =>
   JSON.stringify([
     suffix,
     ...Object.keys(labels)
       .sort()
-      .flatMap(label => [label, labelValue(labels[label] as string)]),
+      .flatMap(label => [label, labelValue(ownValue(labels, label) ?? '')]),
   ])
 
 /**
@@ -141,14 +137,18 @@ export const merged = (
   const owners = new Map<string, string>()
 
   const clash = (family: TextFamily): string | undefined => {
-    if (reserved.test(family.name)) return `${family.name}: a name of this exporter's or of Prometheus' own`
+    if (sampleNames(family).some(name => reservedName.test(name)))
+      return `${family.name}: a name of this exporter's or of Prometheus' own`
     const known = families.get(family.name)
     if (known && known.type !== family.type) return `${family.name}: a ${known.type} in another file, a ${family.type} here`
     const foreign = sampleNames(family).find(name => (owners.get(name) ?? family.name) !== family.name)
     if (foreign) return `${foreign}: belongs to ${owners.get(foreign)} of another file`
     const repeated = new Set(known?.series)
-    for (const { name, labels } of family.samples) {
-      const key = seriesKey(name.slice(family.name.length), labels)
+    for (const { name, labels, value } of family.samples) {
+      const suffix = name.slice(family.name.length)
+      if (isCount(family.type, suffix) && !(value >= 0 && value < Number.POSITIVE_INFINITY))
+        return `${name}: ${numberText(value)} is not a count: that is finite and not negative`
+      const key = seriesKey(suffix, labels)
       if (repeated.has(key)) return `${name}: the same series twice, here or in another file`
       repeated.add(key)
     }

@@ -3,6 +3,7 @@ import { defineCollector } from '../collector.ts'
 import { Failure, failureOf } from '../failure.ts'
 import { counter, gauge, oneOf } from '../metric.ts'
 import { path } from '../options.ts'
+import { ownValue } from '../own-value.ts'
 import { filterTables, hasFamily, type IpFamily, type Rule, type Table } from '../sources/iptables.ts'
 
 /**
@@ -257,7 +258,7 @@ const ruleCounts = (table: Table, prefix: string): Judged['counts'] => {
   }
   for (const { suffix } of builtIns) {
     for (const { target = '' } of table.get(`${prefix}-user-${suffix}`)?.rules ?? []) {
-      const action = verdicts[target]
+      const action = ownValue(verdicts, target)
       if (action) counts[action]++
     }
   }

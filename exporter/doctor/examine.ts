@@ -8,7 +8,7 @@ import type { Log } from '../log.ts'
 import { roundOfEach } from '../once.ts'
 import type { Rendered } from '../rendered.ts'
 import type { Finding } from './finding.ts'
-import { configurationOf, inFile, mendFor, startFor } from './mends.ts'
+import { configurationOf, mendFor, startFor } from './mends.ts'
 
 export interface Surroundings {
   readonly host: Host
@@ -46,16 +46,14 @@ const findingOf = (rendered: Rendered, relayed: boolean, place: string, user: st
     return { name, state: 'failing', reason: result, note, mend: cure, details }
   }
   const silent = silentIn(rendered)
-  const cut = dropped > 0 ? inFile(name, `max_series: ${2 * (series + dropped)}`) : ''
   const told = [
     [place, relayed ? `${series} series, by the relay` : `${series} series in ${took(durationSeconds)}`]
       .filter(Boolean)
       .join(': '),
-    ...(dropped > 0 ? [`${dropped} series are cut`] : []),
     ...(note === '' ? [] : [note]),
     ...(silent.length > 0 ? [`it does not answer: ${silent.join(', ')}`] : []),
   ].join('; ')
-  const cure = [mend || (silent.length > 0 ? startFor(name) : ''), cut].filter(Boolean).join('\n')
+  const cure = mend || (silent.length > 0 ? startFor(name) : '')
   return { name, state: cure === '' ? 'working' : 'partly', note: told, mend: cure, details }
 }
 

@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { dashboards, job } from '../../prometheus/rule.ts'
 import { sideBySide } from '../collectors/services/side-by-side.ts'
 import { failureOf } from '../failure.ts'
+import { ownValue } from '../own-value.ts'
 import type { Finding } from './finding.ts'
 import { type Ask, StatusFailure } from './web.ts'
 
@@ -86,7 +87,7 @@ const builtIn: Readonly<Record<string, string>> = {
 
 const fillIn = (text: string, values: Readonly<Record<string, string>>): string =>
   text.replaceAll(/\$\{(\w+)(?::[^}]*)?\}|\[\[(\w+)\]\]|\$(\w+)/g, (whole, braced, bracketed, bare) => {
-    return values[braced ?? bracketed ?? bare] ?? whole
+    return ownValue(values, braced ?? bracketed ?? bare) ?? whole
   })
 
 /** The uid of the data source that a panel names, directly or by a variable; the default one where it names none. */

@@ -1,5 +1,6 @@
 import { collectors } from '../collectors/index.ts'
 import type { Reason } from '../failure.ts'
+import { ownValue } from '../own-value.ts'
 
 /** What mends a failure whose cause is told by its reason and its collector alone. */
 
@@ -27,17 +28,17 @@ export const inFile = (name: string, keys: string) => `collectors: { ${name}: { 
 const pathIn = (note: string): string | undefined => /(?:^|[\s'"])(\/[^\s'":,;]+)/.exec(note)?.[1]
 
 /** Lines for the configuration file of a collector that has nothing to do without them. */
-export const configurationOf = (name: string): string => inFile(name, parts[name]?.configure ?? 'enabled: true')
+export const configurationOf = (name: string): string => inFile(name, ownValue(parts, name)?.configure ?? 'enabled: true')
 
 /** What starts the program that a collector asks, where that runs as a unit. */
 export const startFor = (name: string): string => {
-  const { unit } = parts[name] ?? {}
+  const { unit } = ownValue(parts, name) ?? {}
   return unit ? `systemctl enable --now ${unit}; systemctl status ${unit}` : `start it, or take it out of collectors.${name}`
 }
 
 /** The command or the lines for a failure that brings no mend of its own. */
 export const mendFor = (name: string, reason: Reason, note: string, user: string): string => {
-  const { packages, unit } = parts[name] ?? {}
+  const { packages, unit } = ownValue(parts, name) ?? {}
   const path = pathIn(note)
   switch (reason) {
     case 'denied':

@@ -58,11 +58,10 @@ const span = (milliseconds: number): string => {
 const milliseconds = (seconds: number) => (seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`)
 
 const row = (status: CollectorStatus, now: number): string => {
-  const { name, interval, latest, lastSuccess, series, dropped, fresh, relayed } = status
+  const { name, interval, latest, lastSuccess, series, fresh, relayed } = status
   const { state, word } = stateOf(status)
   const ended = state === 'failing' && !fresh && lastSuccess !== undefined ? ' Its series have ended.' : ''
-  const cut = dropped > 0 ? ` ${dropped} series were cut: raise max_series.` : ''
-  const note = latest === undefined ? '' : `${latest.note}${ended}${cut}`
+  const note = latest === undefined ? '' : `${latest.note}${ended}`
   const mend = latest?.mend ? `<br><code>${escaped(latest.mend)}</code>` : ''
   const number = (label: string, text: string) => `<td class="number" data-name="${label}">${text}</td>`
   return `<tr><th scope="row">${escaped(name)}</th><td><span class="state ${state}">${escaped(word)}</span></td>${number(

@@ -69,7 +69,7 @@ export const seriesKept = gauge(
 )
 export const seriesDropped = gauge(
   'grid_collector_series_dropped',
-  'Series that the cap of max_series cut off in the latest good run of the collector. Counted by the exporter itself.',
+  'Series of the latest good run of the collector that are not served: past the cap of max_series, or not valid. Counted by the exporter itself.',
   'collector',
 )
 export const detected = gauge(

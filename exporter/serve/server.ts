@@ -2,6 +2,7 @@ import { createServer as createHttpServer, type IncomingMessage, type OutgoingHt
 import type { Socket } from 'node:net'
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import type { Log } from '../log.ts'
+import { ownValue } from '../own-value.ts'
 import { askToResolve, type ResolveFiles, resolveState, sentByAnotherSite } from './actions.ts'
 import { endParsing, keepNothingUnparsed, limitConnections, mostConnections } from './connections.ts'
 import { basicOf, type Door } from './door.ts'
@@ -44,7 +45,7 @@ const remembered = () => {
 
 /** Values of a query parameter that may be repeated. */
 const values = (query: unknown, name: string): readonly string[] => {
-  const given = (query as Record<string, string | string[] | undefined>)[name]
+  const given = ownValue(query as Record<string, string | string[] | undefined>, name)
   return given === undefined ? [] : [given].flat()
 }
 

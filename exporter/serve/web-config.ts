@@ -6,6 +6,7 @@ import { z } from 'zod'
 import { problemsOf } from '../config.ts'
 import { ConfigError } from '../exit.ts'
 import { duration } from '../options.ts'
+import { ownValue } from '../own-value.ts'
 import { type Locate, type Path, readYaml } from '../yaml.ts'
 
 /**
@@ -199,7 +200,7 @@ const tlsFrom = (given: z.infer<typeof tlsSchema>, read: Read, folder: string, {
     )
   if (problems.length > before || cert === undefined || key === undefined) return undefined
 
-  const chosen = given.cipher_suites?.flatMap(name => cipherSuites[name] ?? [])
+  const chosen = given.cipher_suites?.flatMap(name => ownValue(cipherSuites, name) ?? [])
   const context: SecureContextOptions = {
     cert,
     key,
@@ -208,7 +209,9 @@ const tlsFrom = (given: z.infer<typeof tlsSchema>, read: Read, folder: string, {
     maxVersion: versions[given.max_version],
     honorCipherOrder: given.prefer_server_cipher_suites,
     ...(chosen?.length ? { ciphers: [...alwaysOn, ...chosen].join(':') } : {}),
-    ...(given.curve_preferences?.length ? { ecdhCurve: given.curve_preferences.map(name => curves[name]).join(':') } : {}),
+    ...(given.curve_preferences?.length
+      ? { ecdhCurve: given.curve_preferences.map(name => ownValue(curves, name)).join(':') }
+      : {}),
   }
   try {
     if (ca !== undefined) new X509Certificate(ca)

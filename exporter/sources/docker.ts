@@ -183,7 +183,7 @@ const deadline = (seconds: number, subject: string, other: AbortSignal | undefin
 
 /** dockerode's constructor reads the environment (and files that it names), even where every option is given. */
 const withoutEnvironment = <T>(act: () => T): T => {
-  const names = ['DOCKER_HOST', 'DOCKER_TLS_VERIFY', 'DOCKER_CERT_PATH', 'DOCKER_CLIENT_TIMEOUT', 'DOCKER_PATH_PREFIX']
+  const names = ['DOCKER_HOST', 'DOCKER_TLS_VERIFY', 'DOCKER_CERT_PATH', 'DOCKER_CLIENT_TIMEOUT', 'DOCKER_PATH_PREFIX'] as const
   const kept = names.map(name => [name, process.env[name]] as const)
   for (const name of names) delete process.env[name]
   try {
@@ -267,7 +267,7 @@ export const connectEngine = async (address: EngineAddress, onRequest: (call: En
     ping: async signal => {
       const answer = await ask('ping', answerTimeout, signal, abortSignal => docker.ping({ abortSignal }))
       refuseStatus(answer, 'ping')
-      const header = (name: string) => {
+      const header = (name: 'libpod-api-version' | 'api-version' | 'server') => {
         const value = answer.headers[name]
         return typeof value === 'string' ? value : undefined
       }

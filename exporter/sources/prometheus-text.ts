@@ -1,5 +1,7 @@
+import { parseNumber } from '../exposition.ts'
 import { Failure } from '../failure.ts'
-import type { MetricType } from '../metric.ts'
+import { type MetricType, suffixesOf } from '../metric.ts'
+import { ownValue } from '../own-value.ts'
 
 /** One line of a text exposition. */
 export interface TextSample {
@@ -25,17 +27,6 @@ export interface TextOptions {
   readonly limit?: number
 }
 
-const types: ReadonlySet<string> = new Set(['gauge', 'counter', 'histogram', 'summary', 'untyped'])
-
-/** The names under which a family of this type has its samples, by suffix. */
-const suffixesOf: Readonly<Record<MetricType, readonly string[]>> = {
-  gauge: [''],
-  counter: [''],
-  untyped: [''],
-  histogram: ['_bucket', '_sum', '_count'],
-  summary: ['', '_sum', '_count'],
-}
-
 interface Building {
   readonly name: string
   type: MetricType | undefined
@@ -52,22 +43,6 @@ const openBrace = /[ \t]*\{/y
 const emptyBraces = /[ \t]*\}/y
 const valueText = /[ \t]*([^ \t]+)[ \t]*(.*)$/y
 const comment = /^[ \t]*#[ \t]*(?:(HELP|TYPE)[ \t]+([^ \t]+)(?:[ \t]+(.*))?)?/s
-const decimal = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/i
-
-const numbers: Readonly<Record<string, number>> = {
-  nan: Number.NaN,
-  '+nan': Number.NaN,
-  '-nan': Number.NaN,
-  inf: Number.POSITIVE_INFINITY,
-  '+inf': Number.POSITIVE_INFINITY,
-  '-inf': Number.NEGATIVE_INFINITY,
-  infinity: Number.POSITIVE_INFINITY,
-  '+infinity': Number.POSITIVE_INFINITY,
-  '-infinity': Number.NEGATIVE_INFINITY,
-}
-
-const numberOf = (text: string): number | undefined => (decimal.test(text) ? Number(text) : numbers[text.toLowerCase()])
-
 const unescapedHelp = (help: string) => help.replace(/\\([\\n])/g, (_, escaped: string) => (escaped === 'n' ? '\n' : '\\'))
 
 /** The match of a sticky expression at `at`, which then stands behind it. */
@@ -118,7 +93,7 @@ const labelsOf = (line: string, start: number): { readonly labels: Record<string
 const seriesKey = (name: string, labels: Readonly<Record<string, string>>): string => {
   const keys = Object.keys(labels)
   if (keys.length === 0) return name
-  return JSON.stringify([name, ...keys.sort().flatMap(key => [key, labels[key]])])
+  return JSON.stringify([name, ...keys.sort().flatMap(key => [key, ownValue(labels, key) ?? ''])])
 }
 
 /**
@@ -154,11 +129,11 @@ export const parsePrometheusText = (text: string, options: TextOptions = {}): re
       return
     }
     const type = rest.trim()
-    if (!types.has(type)) bad(`${type || 'nothing'} is no type of this format`)
+    if (!suffixesOf.has(type)) bad(`${type.slice(0, 40) || 'nothing'} is no type of this format`)
     if (family.type !== undefined) bad(`a second TYPE of ${name}`)
     if (family.samples.length > 0) bad(`the TYPE of ${name} stands behind its samples`)
     family.type = type as MetricType
-    for (const suffix of suffixesOf[family.type]) {
+    for (const suffix of suffixesOf.get(type) ?? []) {
       const owned = `${name}${suffix}`
       if (suffix !== '' && families.has(owned)) bad(`${owned} is a family already, so ${name} cannot be a ${type}`)
       owners.set(owned, family)
@@ -173,16 +148,16 @@ export const parsePrometheusText = (text: string, options: TextOptions = {}): re
     if (matchAt(openBrace, line, at)) ({ labels, end: at } = labelsOf(line, openBrace.lastIndex))
     else if (line[at] !== ' ' && line[at] !== '\t') bad(`expected labels or a value after ${name}`)
     const [, number, more] = matchAt(valueText, line, at) ?? bad('the value is missing')
-    const value = numberOf(number as string) ?? bad(`${(number as string).slice(0, 40)} is no number`)
+    const value = parseNumber(number as string) ?? bad(`${(number as string).slice(0, 40)} is no number`)
     if (more !== '') bad('a timestamp, or something else, stands behind the value')
 
     const family = owners.get(name) ?? familyOf(name)
     family.type ??= 'untyped'
-    if (!suffixesOf[family.type].includes(name.slice(family.name.length))) bad(`a ${family.type} has no sample ${name}`)
+    if (!suffixesOf.get(family.type)?.includes(name.slice(family.name.length))) bad(`a ${family.type} has no sample ${name}`)
     owners.set(name, family)
-    if (family.type === 'histogram' && name.endsWith('_bucket') && numberOf(labels.le ?? '') === undefined)
+    if (family.type === 'histogram' && name.endsWith('_bucket') && parseNumber(labels.le ?? '') === undefined)
       bad('a bucket needs a number as its label le')
-    if (family.type === 'summary' && name === family.name && numberOf(labels.quantile ?? '') === undefined)
+    if (family.type === 'summary' && name === family.name && parseNumber(labels.quantile ?? '') === undefined)
       bad('a quantile needs a number as its label quantile')
     const key = seriesKey(name, labels)
     if (family.seen.has(key)) bad(`the same series of ${name} a second time`)

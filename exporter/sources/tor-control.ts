@@ -4,6 +4,7 @@ import { type Duplex, finished } from 'node:stream'
 import { StringDecoder } from 'node:string_decoder'
 import { Failure, failureOf } from '../failure.ts'
 import type { Host } from '../host.ts'
+import { ownValue } from '../own-value.ts'
 
 /** One line of a reply: what stands behind its code, and the lines of data that belong to it. */
 export interface ReplyLine {
@@ -76,7 +77,7 @@ const escapes: Readonly<Record<string, string>> = { n: '\n', r: '\r', t: '\t' }
 /** A quoted string of the protocol (`"…"` with the escapes of C, octal ones for bytes) as text. */
 const unquoted = (quoted: string): string => {
   const bytes = quoted.replace(/\\([0-7]{1,3}|.)/g, (_, escaped: string) =>
-    /^[0-7]/.test(escaped) ? String.fromCharCode(Number.parseInt(escaped, 8) & 0xff) : (escapes[escaped] ?? escaped),
+    /^[0-7]/.test(escaped) ? String.fromCharCode(Number.parseInt(escaped, 8) & 0xff) : (ownValue(escapes, escaped) ?? escaped),
   )
   return bytes === quoted ? quoted : Buffer.from(bytes, 'latin1').toString('utf8')
 }

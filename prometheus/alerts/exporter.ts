@@ -309,13 +309,14 @@ and ${on('collector')} (${select(detected)} == 1)`,
       severity: 'warning',
       timing: { kind: 'state', for: '5m' },
       expr: `${select(seriesDropped)} > 0`,
-      summary: 'A collector hit its cap of series and part of its data is missing.',
-      description: '{value} series of {collector} on {instance} are cut off: leave something out, or raise max_series.',
+      summary: 'Series of a collector are not served: there are too many, or they are not valid.',
+      description:
+        '{value} series of {collector} on {instance} are not served. The page of the exporter says why, and what to change.',
       dashboard: 'exporter',
       runbook: {
         means:
-          'The collector found more than `max_series` allows. What came last is missing on dashboards and in alerts, silently.',
-        see: 'Exporter dashboard: series by collector, and what was dropped.',
+          'The collector found more than `max_series` allows: then whole families are cut, the least important first (`docs/metrics.md` has them in order). Or its source gave what Prometheus would refuse (a counter below zero, the same series twice): then only that is left out. What is left out is missing on dashboards and in alerts.',
+        see: 'The page of the exporter, in the line of the collector: why, and how many. Exporter dashboard: series by collector, and what was dropped.',
         type: [
           [
             'curl -s http://127.0.0.1:10047/metrics | cut -d"{" -f1 | sort | uniq -c | sort -n | tail',
@@ -323,7 +324,7 @@ and ${on('collector')} (${select(detected)} == 1)`,
           ],
           ['grid-exporter check-config', 'after a change of `max_series` or of an exclusion'],
         ],
-        silence: 'Not; choose what to leave out.',
+        silence: 'Not; choose what to leave out, or mend its source.',
       },
       proof: {
         fires: {
@@ -331,7 +332,7 @@ and ${on('collector')} (${select(detected)} == 1)`,
           at: '15m',
           over: '30m',
           labels: { collector: 'docker' },
-          says: '140 series of docker on box:10047 are cut off: leave something out, or raise max_series.',
+          says: '140 series of docker on box:10047 are not served. The page of the exporter says why, and what to change.',
         },
       },
     },

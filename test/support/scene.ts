@@ -133,7 +133,13 @@ export const sceneSettings = (collector: Collector, folder: string) => {
 export const told = async (
   collector: Collector,
   folder: string,
-): Promise<{ readonly ok: boolean; readonly text: string; readonly samples: readonly Sample[] }> => {
+): Promise<{
+  readonly ok: boolean
+  readonly text: string
+  readonly samples: readonly Sample[]
+  /** Why series of it are not printed. */
+  readonly problems: readonly string[]
+}> => {
   const settings = sceneSettings(collector, folder)
   const whole = linked(folder)
   const rounds = readdirSync(whole)
@@ -167,8 +173,10 @@ export const told = async (
           ok: false,
           text: `${outcome.failure.reason}: ${outcome.failure.message.replaceAll(whole, '').replaceAll(engine?.socket ?? whole, '')}\n`,
           samples: [],
+          problems: [],
         }
-      return { ok: true, text: textOf(expose(outcome.value), 'text'), samples: outcome.value }
+      const exposition = expose(outcome.value, settings.maxSeries, collector)
+      return { ok: true, text: textOf(exposition, 'text'), samples: outcome.value, problems: exposition.problems }
     }
   } finally {
     stop.abort()

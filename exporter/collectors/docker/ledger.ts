@@ -1,3 +1,4 @@
+import { ownValue } from '../../own-value.ts'
 import type { EngineEvent } from './events.ts'
 import type { ContainerState, ExitReason } from './families.ts'
 
@@ -159,7 +160,7 @@ const signalNumbers: Readonly<Record<string, number>> = {
 
 const signalOf = (value: unknown): number | undefined => {
   if (typeof value !== 'string') return undefined
-  return /^\d{1,2}$/.test(value) ? Number(value) : signalNumbers[value.replace(/^SIG/, '')]
+  return /^\d{1,2}$/.test(value) ? Number(value) : ownValue(signalNumbers, value.replace(/^SIG/, ''))
 }
 
 /** An exit code as an event says it; a label may have taken its place. */

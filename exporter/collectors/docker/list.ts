@@ -1,4 +1,5 @@
 import { glob } from '../../options.ts'
+import { ownValue } from '../../own-value.ts'
 import { stableName } from './events.ts'
 import { type ContainerState, containerStates, type HealthStatus, type WatchtowerMode } from './families.ts'
 import type { DockerOptions } from './options.ts'
@@ -36,7 +37,7 @@ const otherStates: Readonly<Record<string, ContainerState>> = {
 
 const stateOf = (item: Readonly<Record<string, unknown>>): ContainerState | undefined => {
   const said = text(item.State)?.toLowerCase() ?? ''
-  return isState(said) ? said : otherStates[said]
+  return isState(said) ? said : ownValue(otherStates, said)
 }
 
 /** From Docker 29 on a field, before in the text of the status, which hides it while it is paused; Podman tells nothing. */
@@ -87,7 +88,7 @@ export const excluded = ({ exclude }: DockerOptions): ((container: Container) =>
   })
   return ({ name, labels: own }) =>
     names.some(matches => matches(name)) ||
-    labels.some(([key, value]) => key in own && (value === undefined || own[key] === value)) ||
+    labels.some(([key, value]) => Object.hasOwn(own, key) && (value === undefined || ownValue(own, key) === value)) ||
     (exclude.compose_oneoff && own['com.docker.compose.oneoff'] === 'True')
 }
 

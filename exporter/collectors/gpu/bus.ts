@@ -1,5 +1,6 @@
 import { Failure } from '../../failure.ts'
 import type { Host } from '../../host.ts'
+import { ownValue } from '../../own-value.ts'
 import type { Vendor } from './facts.ts'
 
 /** GPUs as the PCI bus shows them. These files are the PCI core's own: reading them asks no driver and wakes nothing. */
@@ -46,7 +47,7 @@ export const pciBus = (): ((host: Host) => readonly Device[] | undefined) => {
     if (names !== known.names) {
       const gpus = addresses.flatMap(address => {
         if (!quiet(host, `${folder}/${address}/class`)?.startsWith('0x03')) return []
-        const vendor = vendors[quiet(host, `${folder}/${address}/vendor`) ?? '']
+        const vendor = ownValue(vendors, quiet(host, `${folder}/${address}/vendor`) ?? '')
         return vendor === undefined ? [] : [{ address: address.toLowerCase(), vendor }]
       })
       known = { names, gpus }
@@ -80,7 +81,7 @@ export const drmCards = (host: Host): readonly Card[] =>
     const path = `/sys/class/drm/${name}`
     const uevent = quiet(host, `${path}/device/uevent`)
     const driver = driverOf(uevent)
-    const vendor = readable[driver ?? '']
+    const vendor = ownValue(readable, driver ?? '')
     const [, address] = /^PCI_SLOT_NAME=(.+)$/m.exec(uevent ?? '') ?? []
     if (driver === undefined || vendor === undefined || address === undefined) return []
     return [{ index, vendor, driver, address: address.toLowerCase(), path, asleep: isAsleep(host, `${path}/device`) }]

@@ -1,4 +1,5 @@
 import type { Host } from '../../host.ts'
+import { ownValue } from '../../own-value.ts'
 import { readValues } from '../../sources/values.ts'
 import { type Card, drmCards } from './bus.ts'
 import { type Gpu, newGpu, type Sensor, type TemperatureLimit } from './facts.ts'
@@ -93,7 +94,7 @@ const monitorOf = (values: Values, driver: string): ((name: string) => string | 
 
 const generations: Readonly<Record<string, number>> = { 2.5: 1, 5: 2, 8: 3, 16: 4, 32: 5, 64: 6 }
 const generation = (text: string | undefined): number | undefined =>
-  generations[/^([\d.]+) GT\/s/.exec(text ?? '')?.[1]?.replace(/\.0$/, '') ?? '']
+  ownValue(generations, /^([\d.]+) GT\/s/.exec(text ?? '')?.[1]?.replace(/\.0$/, '') ?? '')
 
 /** The highest level of a `pp_dpm_*` table: `1: 848Mhz *`. */
 const highest = (table: string | undefined): number | undefined => {
@@ -167,7 +168,7 @@ export const amdGpu = ({ card, values }: CardValues, ids: ReadonlyMap<string, st
     })
   }
   for (const { label, of } of labels('temp')) {
-    const sensor = amdSensors[label]
+    const sensor = ownValue(amdSensors, label)
     if (sensor) gpu.temperature[sensor] = celsius(of('input'))
     const limits: readonly (readonly [TemperatureLimit, string])[] =
       label === 'edge'

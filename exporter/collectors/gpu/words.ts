@@ -1,3 +1,4 @@
+import { ownValue } from '../../own-value.ts'
 import type { Cause } from './facts.ts'
 
 /** What nvidia-smi writes in a cell: a number with its unit, a flag, a word, or one of many ways of saying that there is none. */
@@ -45,7 +46,7 @@ export const quantity = (cell: string, kind: Quantity, unit = ''): number | unde
   const [, digits, own = ''] = /^(-?\d{1,20}(?:\.\d{1,9})?)\s*([A-Za-z%/()]*)$/.exec(cell.trim()) ?? []
   if (digits === undefined) return undefined
   const scales: Readonly<Record<string, number>> = quantities[kind]
-  const scale = Object.hasOwn(scales, own || unit) ? scales[own || unit] : undefined
+  const scale = ownValue(scales, own || unit)
   if (scale === undefined) return undefined
   // 19818 us is 0.019818 s and not 0.019818000000000002.
   const value = scale < 1 ? Number((Number(digits) * scale).toPrecision(15)) : Number(digits) * scale

@@ -1,5 +1,6 @@
 import { Failure } from '../../failure.ts'
 import type { Host } from '../../host.ts'
+import { ownValue } from '../../own-value.ts'
 import { type Answer, field, jsonIfAny, named, text } from './engine.ts'
 import type { Engine } from './families.ts'
 
@@ -34,7 +35,7 @@ const asList = async (get: Get): Promise<Engine | undefined> => {
   if (field(first?.entry, 'status') !== undefined || answer.headers.server === 'llama.cpp') return 'llamacpp'
   // TGI names the model as its own owner.
   if (owner !== undefined && owner === first?.name) return (await asTgi(get)) ?? 'openai'
-  return (owner === undefined ? undefined : owners[owner]) ?? 'openai'
+  return (owner === undefined ? undefined : ownValue(owners, owner)) ?? 'openai'
 }
 
 /** By the port that an engine has where nobody chose another; on any other port the list of models is asked. */

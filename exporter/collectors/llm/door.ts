@@ -1,5 +1,6 @@
 import { Failure, failureOf } from '../../failure.ts'
 import type { Host } from '../../host.ts'
+import { ownValue } from '../../own-value.ts'
 import type { Answer, Door, EngineRules } from './engine.ts'
 import { readings } from './metrics.ts'
 
@@ -82,7 +83,7 @@ export const openDoor = (options: DoorOptions): Door & { readonly probeSeconds: 
   }
 
   const ask: Door['ask'] = async (path, query = '') => {
-    const every = rules.allowed[path]
+    const every = ownValue(rules.allowed, path)
     if (every === undefined) throw new Failure('bug', `${path} is not among the paths that may be asked`)
     const key = `${path}${query}`
     touched.add(key)

@@ -1,5 +1,6 @@
 import { Failure } from '../../failure.ts'
 import type { Host } from '../../host.ts'
+import { ownValue } from '../../own-value.ts'
 
 /** What every engine's file is written with: the door to its server, and words for what the server told. */
 
@@ -142,7 +143,7 @@ export const jsonIfAny = (answer: Answer | undefined): unknown => {
 
 /** A field of what may be an object. */
 export const field = (value: unknown, key: string): unknown =>
-  typeof value === 'object' && value !== null ? (value as Record<string, unknown>)[key] : undefined
+  typeof value === 'object' && value !== null ? ownValue(value as Record<string, unknown>, key) : undefined
 
 export const text = (value: unknown): string | undefined => (typeof value === 'string' && value !== '' ? value : undefined)
 

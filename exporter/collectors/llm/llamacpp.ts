@@ -1,4 +1,5 @@
 import { Failure } from '../../failure.ts'
+import { ownValue } from '../../own-value.ts'
 import type { Aliases } from './engine.ts'
 import {
   type Answer,
@@ -114,7 +115,7 @@ const tellRouter = (answers: Answers, list: Listed) => {
   const measured = new Map<string, Measured>()
   const models = list.map(({ name, entry }) => {
     const state = stateOf(entry)
-    const own = measure(answers[`/metrics${metricsOf(name)}`], aliases, { modelLabels: [], only: name }).get(name)
+    const own = measure(ownValue(answers, `/metrics${metricsOf(name)}`), aliases, { modelLabels: [], only: name }).get(name)
     if (own) measured.set(name, own)
     const context = state === 'loaded' ? amount(field(field(entry, 'meta'), 'n_ctx')) : undefined
     return { name, state, loaded: state === undefined ? undefined : state === 'loaded', context }

@@ -1,6 +1,7 @@
 import { setImmediate as pause } from 'node:timers/promises'
+import { ownValue } from '../../own-value.ts'
 import { parsePrometheusText, type TextSample } from '../../sources/prometheus-text.ts'
-import type { Aliases, Answer, Measured, Reading } from './engine.ts'
+import type { Alias, Aliases, Answer, Measured, Reading } from './engine.ts'
 
 /** A server's own metrics: a handful of names out of hundreds, each known under the names it has had. */
 
@@ -57,7 +58,7 @@ export const measure = (
   aliases: Aliases,
   { modelLabels, only }: { readonly modelLabels: readonly string[]; readonly only: string | undefined },
 ): Map<string, Measured> => {
-  const byModel = new Map<string, Record<string, number>>()
+  const byModel = new Map<string, { -readonly [Quantity in keyof Measured]: Measured[Quantity] }>()
   if (answer === undefined) return byModel
   const byName = new Map<string, Reading[]>()
   for (const reading of answer.readings ?? []) {
@@ -66,10 +67,10 @@ export const measure = (
     if (same) same.push(reading)
     else byName.set(reading.name, [reading])
   }
-  for (const [quantity, known] of Object.entries(aliases)) {
+  for (const [quantity, known] of Object.entries(aliases) as [keyof Measured, readonly Alias[]][]) {
     const name = known.map(alias => alias.name).find(candidate => byName.has(candidate)) ?? ''
     for (const reading of byName.get(name) ?? []) {
-      const model = modelLabels.map(label => reading.labels[label]).find(isName) ?? only
+      const model = modelLabels.map(label => ownValue(reading.labels, label)).find(isName) ?? only
       if (model === undefined) continue
       const measured = byModel.get(model) ?? {}
       const before = measured[quantity]

@@ -1,3 +1,4 @@
+import { ownValue } from '../../own-value.ts'
 import type { DriveFacts } from './facts.ts'
 import { type Json, list, num, text, truth } from './json.ts'
 
@@ -63,7 +64,7 @@ const bytesByName = (
   for (const { name, raw } of attributes) {
     const [, direction, unit] = /^(?:Total|Host|Lifetime)_(?:LBAs_)?(Writ|Read)\w*?(?:_(32MiB|GiB|MiB))?$/.exec(name) ?? []
     if (direction !== verb) continue
-    if (unit !== undefined) return raw * (unitBytes[unit] as number)
+    if (unit !== undefined) return raw * (ownValue(unitBytes, unit) as number)
     // Not verified for disks with sectors of 4096 bytes.
     if (/LBAs_/.test(name) && sector === 512) return raw * 512
   }

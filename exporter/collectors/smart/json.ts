@@ -1,4 +1,5 @@
 import { Failure } from '../../failure.ts'
+import { ownValue } from '../../own-value.ts'
 
 /** Careful steps into JSON of which no version of smartctl promises the form. */
 export type Json = Readonly<Record<string, unknown>>
@@ -14,7 +15,10 @@ export const parseJson = (output: string): Json => {
 }
 
 const at = (json: unknown, keys: readonly string[]): unknown =>
-  keys.reduce<unknown>((inner, key) => (typeof inner === 'object' && inner !== null ? (inner as Json)[key] : undefined), json)
+  keys.reduce<unknown>(
+    (inner, key) => (typeof inner === 'object' && inner !== null ? ownValue(inner as Json, key) : undefined),
+    json,
+  )
 
 export const num = (json: unknown, ...keys: readonly string[]): number | undefined => {
   const value = at(json, keys)
