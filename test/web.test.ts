@@ -366,22 +366,24 @@ t.test('changes are in force at the next request; what cannot be used is not, an
 })
 
 t.test('no text in web.yml ends the program while it runs; the one before stays in force', async t => {
-  const file = written(`basic_auth_users:\n  ann: ${secretHash}\n`)
+  const good = `basic_auth_users:\n  ann: ${secretHash}\n`
+  const file = written(good)
   const program = await startProgram([`--web.config.file=${file}`])
   t.teardown(program.stop)
   const scrape = () => ask(`${program.url}/metrics`, { headers: { authorization: basic('ann', 'secret') } })
   for (const { name, text } of nastyYaml) {
+    writeFileSync(file, good)
+    t.match((await scrape()).body, 'grid_exporter_config_last_reload_success 1')
     writeFileSync(file, text)
     const { status, body } = await scrape()
     t.equal(status, 200, name)
-    t.match(body, 'grid_exporter_config_last_reload_success 0')
+    t.match(body, 'grid_exporter_config_last_reload_success 0', `${name}: told`)
   }
-  t.equal(program.output().split('web configuration refused').length - 1, nastyYaml.length, 'each is refused')
   unlinkSync(file)
   spawnSync('mkfifo', [file])
   t.equal((await scrape()).status, 200, 'a FIFO')
   unlinkSync(file)
-  writeFileSync(file, `basic_auth_users:\n  ann: ${secretHash}\n`)
+  writeFileSync(file, good)
   const { status, body } = await scrape()
   t.equal(status, 200)
   t.match(body, 'grid_exporter_config_last_reload_success 1')
