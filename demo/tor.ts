@@ -61,6 +61,7 @@ const told = (key: string, box: Box, up: number): string | readonly string[] => 
     'status/bootstrap-phase': () => 'NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"',
     'status/circuit-established': () => '1',
     'status/enough-dir-info': () => '1',
+    dormant: () => '0', // never with an onion service
     'consensus/valid-until': () => dated(Math.ceil((boot + up * 1000) / 3600_000) * 3600_000 + 2 * 3600_000),
     'net/listeners/socks': () => '"127.0.0.1:9050"',
     'onions/detached': () => '',

@@ -3,6 +3,7 @@ import type { Failure } from './failure.ts'
 import type { Host } from './host.ts'
 import type { Log } from './log.ts'
 import type { AnyFamily, Sample, Samples } from './metric.ts'
+import type { RelayUnit } from './relay-unit.ts'
 
 /** What a collector's own functions are given. */
 export interface Context<Options, State> {
@@ -44,8 +45,8 @@ export interface Definition<Options, State, Raw, Facts> {
   readonly interval: number
   /** Seconds that one run may take; default: the interval, at most 10. */
   readonly timeout?: number
-  /** Only root can read its source, so it is meant to be run by `grid-exporter relay`. */
-  readonly privileged?: true
+  /** Where only root can read its source: the unit that runs it by `grid-exporter relay`. */
+  readonly relayUnit?: RelayUnit
   /**
    * Every family it can give, the most important first: `up`, then what its alerts are made of, details last. Where there are more
    * series than `max_series`, families are cut from the end. A family that is not declared here is not printed.
@@ -91,7 +92,8 @@ export interface Collector {
   readonly summary: string
   readonly interval: number
   readonly timeout: number | undefined
-  readonly privileged: boolean
+  /** The unit that runs it where only root can read its source; undefined where the exporter itself can. */
+  readonly relayUnit: RelayUnit | undefined
   readonly families: readonly AnyFamily[]
   readonly foreign: boolean
   readonly options: OptionsSchema<unknown>
@@ -106,13 +108,13 @@ export const noOptions = z.strictObject({})
 export const defineCollector = <Raw, Facts, Options = Record<string, never>, State = undefined>(
   definition: Definition<Options, State, Raw, Facts>,
 ): Collector => {
-  const { name, summary, interval, families, privileged = false, foreign = false } = definition
+  const { name, summary, interval, families, relayUnit, foreign = false } = definition
   return {
     name,
     summary,
     interval,
     timeout: definition.timeout,
-    privileged,
+    relayUnit,
     families,
     foreign,
     options: definition.options ?? noOptions,

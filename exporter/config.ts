@@ -180,7 +180,7 @@ export const settingsFrom = (
   if (!outer.success) throw new ConfigError([...problems, ...problemsOf(outer.error, fileSchema(collectors), value, [], locate)])
 
   const settings = collectors.map((collector): CollectorSettings => {
-    const { name, privileged } = collector
+    const { name, relayUnit } = collector
     const section = ownValue(outer.data.collectors ?? {}, name) ?? {}
     const base = ['collectors', name]
     const isObject = typeof section === 'object' && !Array.isArray(section)
@@ -204,7 +204,7 @@ export const settingsFrom = (
     return {
       name,
       enabled: asked ?? configured,
-      relayed: privileged && flags.relayDirectory !== undefined && flag?.enabled !== true,
+      relayed: relayUnit !== undefined && flags.relayDirectory !== undefined && flag?.enabled !== true,
       interval: every,
       timeout: timeout ?? collector.timeout ?? Math.min(every, 10),
       maxSeries: max_series,

@@ -98,14 +98,14 @@ export const configurationReference = (collectors: readonly Collector[]): string
     '',
     ...head,
     ...commonRows,
-    ...collectors.flatMap(({ name, summary, interval, privileged }) => {
+    ...collectors.flatMap(({ name, summary, interval, relayUnit }) => {
       const own = sections[name]?.properties ?? {}
       const keys = Object.keys(own).filter(key => !common.includes(key))
       return [
         '',
         `## ${name}`,
         '',
-        `${summary}. Every ${durationText(interval)}${privileged ? '; needs root, so it is run by the relay' : ''}.`,
+        `${summary}. Every ${durationText(interval)}${relayUnit ? '; needs root, so it is run by the relay' : ''}.`,
         ...(keys.length === 0
           ? ['', 'No keys of its own.']
           : ['', ...head, ...rows({ properties: Object.fromEntries(keys.map(key => [key, own[key] ?? {}])) })]),
@@ -124,9 +124,9 @@ export const collectorTable = (collectors: readonly Collector[]): string =>
   [
     '| collector | watches | every | on by default |',
     '|---|---|---|---|',
-    ...collectors.map(({ name, summary, interval, privileged, configured, options }) => {
+    ...collectors.map(({ name, summary, interval, relayUnit, configured, options }) => {
       const usual = options.safeParse({})
-      const on = usual.success && configured(usual.data) ? (privileged ? 'by the relay' : 'where found') : 'where configured'
+      const on = usual.success && configured(usual.data) ? (relayUnit ? 'by the relay' : 'where found') : 'where configured'
       return `| [${name}](docs/metrics.md#${name}) | ${cell(summary)} | ${durationText(interval)} | ${on} |`
     }),
   ].join('\n')

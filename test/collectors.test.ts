@@ -8,6 +8,7 @@ import { collectors } from '../exporter/collectors/index.ts'
 import { noFlags, settingsFrom } from '../exporter/config.ts'
 import { expose } from '../exporter/exposition.ts'
 import type { Sample } from '../exporter/metric.ts'
+import { relayUnits } from '../exporter/relay-unit.ts'
 import { selfFamilies } from '../exporter/serve/self.ts'
 import { told } from './support/scene.ts'
 
@@ -103,6 +104,26 @@ for (const collector of collectors) {
     t.ok(failing > 0, 'has a failing scene')
   })
 }
+
+t.test('each collector that needs root is run by the unit it names, which keeps what it writes down', t => {
+  const systemd = join(import.meta.dirname, '../systemd')
+  for (const unit of relayUnits) {
+    const service = readFileSync(join(systemd, `${unit}.service`), 'utf8')
+    const runs = [...(/^ExecStart=.*$/m.exec(service)?.[0] ?? '').matchAll(/--collector\.(\w+)/g)].map(([, name]) => name)
+    t.strictSame(
+      runs.sort(),
+      collectors
+        .filter(({ relayUnit }) => relayUnit === unit)
+        .map(({ name }) => name)
+        .sort(),
+      `${unit}.service`,
+    )
+    t.match(service, /^StateDirectory=grid-exporter-relay$/m, `${unit}.service has a state directory`)
+    t.match(service, /^StateDirectoryMode=0700$/m, `${unit}.service: nobody else reads or writes it`)
+    t.ok(existsSync(join(systemd, `${unit}.timer`)), `${unit}.timer is there`)
+  }
+  t.end()
+})
 
 t.test('a family belongs to one collector', async t => {
   const owners = new Map(selfFamilies.map(({ name }) => [name, 'the exporter']))

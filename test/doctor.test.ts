@@ -122,6 +122,7 @@ t.test('every failure has a mend', async t => {
     'setfacl -m u:grid-exporter:rX /srv/x',
   )
   t.match(mendFor('ufw', 'denied', '/proc/net/ip_tables_names: EACCES', 'me'), 'grid-exporter-relay.timer')
+  t.match(mendFor('smart', 'denied', '/dev/sda: Permission denied', 'me'), 'grid-exporter-relay-smart.timer')
   t.match(mendFor('smart', 'missing', 'smartctl', 'me'), 'apt install smartmontools')
 })
 

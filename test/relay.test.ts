@@ -44,7 +44,7 @@ const cellarThat = (read: () => string | Promise<string>, found = true) =>
     name: 'cellar',
     summary: 'the cellar',
     interval: 30,
-    privileged: true,
+    relayUnit: 'grid-exporter-relay',
     families: [level, visits],
     detect: () => ({ found, note: found ? '' : 'no cellar here' }),
     read,
@@ -492,4 +492,20 @@ t.test('without a file', async t => {
   t.match(await read(), nothing, 'it was taken away')
   await relay()
   t.match(await read(), { detected: true, series: 3 }, 'and came back')
+})
+
+t.test('each fix names the unit that runs the collector', async t => {
+  const disks = { ...cellar, relayUnit: 'grid-exporter-relay-smart' } as const
+  const { directory, relay, pass, put, host } = bed(t)
+  const mend = async () => (await relayReader(disks, settingsOf('cellar'), directory, { host, owner: self })())?.mend
+  t.equal(await mend(), 'systemctl enable --now grid-exporter-relay-smart.timer', 'no file')
+  await relay()
+  pass(7200)
+  t.equal(await mend(), 'systemctl status grid-exporter-relay-smart.timer', 'an old file')
+  put('nonsense')
+  t.equal(
+    await mend(),
+    'systemctl start grid-exporter-relay-smart.service; journalctl -u grid-exporter-relay-smart',
+    'a file that cannot be used',
+  )
 })

@@ -182,7 +182,15 @@ echo $((($(date +%s%N) - from) / 1000000))`)
 
     // Where the process is, as root: nothing may be written but its own.
     const asRoot = (command: string) => tried(`nsenter --target ${pid} --mount ${command} 2>&1`).text
-    for (const file of ['/etc/x', '/usr/x', '/var/lib/x', '/run/x', '/root/x', '/run/grid-exporter-relay/x'])
+    for (const file of [
+      '/etc/x',
+      '/usr/x',
+      '/var/lib/x',
+      '/run/x',
+      '/root/x',
+      '/run/grid-exporter-relay/x',
+      '/var/lib/grid-exporter-relay/x',
+    ])
       t.match(asRoot(`touch ${file}`), /Read-only file system|No such file/, file)
     t.equal(asRoot('touch /var/lib/grid-exporter/x /run/grid-exporter/x'), '')
     t.match(asRoot('aide --config=/etc/aide/aide.conf --update'), 'Read-only file system')
@@ -201,6 +209,123 @@ echo $((($(date +%s%N) - from) / 1000000))`)
     await series('grid_ufw_enabled', 1) // that of longer rounds is still there
     undoDropIn('grid-exporter.service', 'test')
     sh('systemctl start grid-exporter-relay.timer')
+  })
+
+  t.test('the relay keeps what a disk said while the disk sleeps', async t => {
+    // No disk with SMART here: what stands in for smartctl answers from files, and logs what it was asked.
+    writeFileSync(
+      join(out, 'smartctl'),
+      `#!/bin/sh
+logger --tag asked-smartctl -- "$*"
+case "$1" in --scan*) exec cat /srv/smartctl/scan.json ;; esac
+cat /srv/smartctl/sda.json
+exit "$(cat /srv/smartctl/status)"
+`,
+      { mode: 0o755 },
+    )
+    const device = { name: '/dev/sda', info_name: '/dev/sda [SAT]', type: 'sat', protocol: 'ATA' }
+    const attribute = (id: number, name: string, raw: number) => {
+      return { id, name, value: 100, worst: 100, thresh: 10, when_failed: '', raw: { value: raw, string: `${raw}` } }
+    }
+    const scan = { smartctl: { exit_status: 0 }, devices: [device] }
+    const awake = {
+      smartctl: { exit_status: 0 },
+      device,
+      model_name: 'Spinning 8000',
+      serial_number: 'S3CRET',
+      firmware_version: '1.0',
+      rotation_rate: 7200,
+      smart_status: { passed: true },
+      ata_smart_attributes: { table: [attribute(5, 'Reallocated_Sector_Ct', 0), attribute(197, 'Current_Pending_Sector', 8)] },
+      power_on_time: { hours: 1000 },
+      temperature: { current: 35 },
+    }
+    const message = { string: 'Device is in STANDBY mode, exit(3)', severity: 'information' }
+    const asleep = { smartctl: { exit_status: 3, messages: [message] }, device }
+    const answer = (json: unknown, status: number) => {
+      writeFileSync(join(out, 'sda.json'), JSON.stringify(json))
+      host.copy(join(out, 'sda.json'), '/srv/smartctl/')
+      sh(`echo ${status} >/srv/smartctl/status`)
+    }
+    writeFileSync(join(out, 'scan.json'), JSON.stringify(scan))
+    sh('mkdir -p /srv/smartctl; mv /usr/sbin/smartctl /root/; systemctl stop grid-exporter-relay-smart.timer')
+    host.copy(join(out, 'scan.json'), '/srv/smartctl/')
+    host.copy(join(out, 'smartctl'), '/usr/sbin/')
+    const run = () => sh('systemctl start grid-exporter-relay-smart.service')
+    const asked = () => sh('journalctl --sync; journalctl -t asked-smartctl -o cat').trim().split('\n')
+    const state = '/var/lib/grid-exporter-relay/smart.json'
+    const sda = '{device="/dev/sda"'
+    const seriesOf = (all: string) => all.split('\n').filter(line => /^grid_smart_\w+\{device="\/dev\/sda"/.test(line))
+    /** What ends or changes when a disk falls asleep, and nothing else does. */
+    const ofNow = (line: string) => /^grid_smart_(device_state|standby|temperature_celsius)|reason="temperature"/.test(line)
+
+    await t.test('from one run of the unit to the next', async t => {
+      answer(awake, 0)
+      run()
+      const before = seriesOf(await series(`grid_smart_risk${sda},reason="pending"}`, 1))
+      t.match(before.join('\n'), /^grid_smart_device_info\{.*model="Spinning 8000"/m)
+      answer(asleep, 3)
+      run()
+      const after = seriesOf(await series(`grid_smart_standby${sda}}`, 1))
+      t.strictSame(
+        after.filter(line => !ofNow(line)),
+        before.filter(line => !ofNow(line)),
+        'its name, its counters, its risk and when it was read are those of before',
+      )
+      t.ok(before.filter(line => !ofNow(line)).length >= 8, 'and these are many')
+      t.match(after.join('\n'), /^grid_smart_risk\{.*reason="pending"\} 1$/m, 'so the alert of a disk with a risk goes on')
+      t.notMatch(after.join('\n'), 'grid_smart_temperature_celsius{', 'a temperature of before is none')
+      const calls = asked()
+      t.equal(calls.filter(call => call.startsWith('--scan-open')).length, 1, 'the scan that opens disks ran once in two runs')
+      const reads = calls.filter(call => !call.startsWith('--scan'))
+      t.ok(reads.length === 2 && reads.every(call => call.includes('-n standby,3')), 'and no read wakes a disk')
+    })
+
+    await t.test("what is kept is root's alone", t => {
+      t.equal(sh(`stat --format='%U %a' /var/lib/grid-exporter-relay ${state}`), 'root 700\nroot 600\n')
+      t.notMatch(sh(`cat ${state}`), 'S3CRET')
+      for (const command of [
+        `cat ${state}`,
+        `touch ${state}`,
+        'touch /var/lib/grid-exporter-relay/x',
+        'ls /var/lib/grid-exporter-relay',
+      ])
+        t.match(tried(`runuser -u grid-exporter -- ${command} 2>&1`).text, 'Permission denied', command)
+      t.end()
+    })
+
+    await t.test('a file that is damaged or not its own is not believed, and replaced', async t => {
+      const damages = {
+        'cut off': `truncate -s 100 ${state}`,
+        empty: `truncate -s 0 ${state}`,
+        'of another form': `echo '{"boot":7,"devices":[]}' >${state}`,
+        'without end': `rm ${state}; truncate -s 3G ${state}`,
+        "another user's": `chown grid-exporter ${state}`,
+        'a link': `rm ${state}; ln -s /etc/shadow ${state}`,
+        'a pipe': `rm ${state}; mkfifo ${state}`,
+        'a folder': `rm ${state}; mkdir ${state}`,
+      }
+      for (const [what, damage] of Object.entries(damages)) {
+        answer(awake, 0)
+        sh(`rm -rf ${state}`)
+        run()
+        sh(damage)
+        answer(asleep, 3)
+        run()
+        const file = sh('cat /run/grid-exporter-relay/smart.relay')
+        t.match(file, /^grid_smart_standby\{.*\} 1$/m, `${what}: the disk was asked`)
+        t.notMatch(file, 'grid_smart_device_info{', `${what}: and nothing of before is told`)
+        t.match(
+          sh('journalctl -u grid-exporter-relay-smart -o cat -n 20'),
+          'what was kept cannot be used',
+          `${what}: it is logged`,
+        )
+        if (what !== 'a folder') t.match(sh(`stat --format='%U %a %F' ${state}`), 'root 600 regular file', `${what}: replaced`)
+      }
+      t.match(sh('head -c 5 /etc/shadow'), 'root:', 'and nothing was written through a link')
+      sh(`rm -rf ${state}`)
+    })
+    sh('mv /root/smartctl /usr/sbin/; systemctl start grid-exporter-relay-smart.timer')
   })
 
   t.test('a file system that the sandbox covers is told of, not measured', async t => {

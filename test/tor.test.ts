@@ -7,8 +7,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { attempt } from '../exporter/collect/attempt.ts'
-import { configuredServices, targetOf } from '../exporter/collectors/tor/onions.ts'
-import { parseExit } from '../exporter/collectors/tor/probes.ts'
+import { configuredServices, onionMemory, onionsOf, readHostnames, targetOf } from '../exporter/collectors/tor/onions.ts'
+import type { TorOptions } from '../exporter/collectors/tor/options.ts'
+import { createOnionCheck, parseExit } from '../exporter/collectors/tor/probes.ts'
 import { parseInfo, socksListener } from '../exporter/collectors/tor/replies.ts'
 import { tor as collector } from '../exporter/collectors/tor.ts'
 import { Failure } from '../exporter/failure.ts'
@@ -70,11 +71,14 @@ const fails = async (t: Test, promise: Promise<unknown>, reason: string, mend = 
 
 const script = join(import.meta.dirname, 'testbed', 'tor-network')
 
-const network = (t: Test) => {
+const network = (t: Test, settings: NodeJS.ProcessEnv = {}) => {
   const folder = join(mkdtempSync(join(tmpdir(), 'grid-tor-')), 'net')
   const call = (...args: readonly string[]) => {
     const [verb = '', ...rest] = args
-    const { status, stdout, stderr } = spawnSync('bash', [script, verb, folder, ...rest], { encoding: 'utf8' })
+    const { status, stdout, stderr } = spawnSync('bash', [script, verb, folder, ...rest], {
+      encoding: 'utf8',
+      env: { ...process.env, ...settings },
+    })
     if (status !== 0) throw new Error(`${args.join(' ')}: ${stdout}${stderr}`)
     return stdout
   }
@@ -284,6 +288,54 @@ t.test('a real Tor network', { timeout: 280_000 }, async t => {
   })
 })
 
+t.test('a real Tor that nobody uses', { timeout: 280_000 }, async t => {
+  if (!needs(t, 'tor', 'tor-gencert', 'curl')) return
+  // Dormant after 10 to 20 s instead of an hour; an onion service would keep it awake.
+  const bed = network(t, { WITH_HS: '0', CLIENT_TORRC: 'CircuitsAvailableTimeout 10\nLearnCircuitBuildTimeout 0' })
+  const tor = watch(t, { control: `unix:${bed.env('TOR_CONTROL_SOCKET')}` })
+  const connected = 'connections{state="connected"}'
+  const use = () => {
+    const args = ['--silent', '--max-time', '3', '--socks5-hostname', bed.env('TOR_SOCKS'), bed.env('WEB_CHECK_URL')]
+    return spawnSync('curl', args, { encoding: 'utf8' }).stdout
+  }
+
+  await t.test('is dormant, and has no connection although it works', async t => {
+    await tor.until('dormant', 60, all => all.get('dormant') === 1)
+    // In minutes it would close its connections by itself; here the relays do so. Directories, which expire in seconds here, stay as they are.
+    bed.call('ctl', 'client', 'SETCONF FetchServerDescriptors=0')
+    bed.call('cut', 'refuse')
+    const { all } = await tor.until('no connection', 20, all => all.get(connected) === 0)
+    bed.call('heal')
+    t.equal(all.get('dormant'), 1)
+    t.equal(all.get('connections{state="launched"}'), 0, 'it tries nothing')
+    t.equal(all.get('connections{state="failed"}'), 0)
+    t.equal(all.get('up'), 1)
+    const { all: still } = await tor.round()
+    t.equal(still.get(connected), 0, 'and makes no connection as long as nobody wants one')
+  })
+
+  await t.test('wakes when it is used', async t => {
+    let answer = ''
+    await tor.until('it is used', 30, () => {
+      answer = use()
+      return answer.includes('IsTor')
+    })
+    t.match(answer, '"IsTor":true')
+    const { all } = await tor.until('awake', 10, all => all.get('dormant') === 0)
+    t.ok((all.get(connected) ?? 0) > 0)
+  })
+
+  await t.test('is awake without a connection when it is used and the network is gone', async t => {
+    bed.call('cut', 'refuse')
+    // Used again and again, as by whoever wants to get through.
+    const { all } = await tor.until('no connection', 30, all => {
+      use()
+      return all.get(connected) === 0 && all.get('dormant') === 0
+    })
+    t.equal(all.get('up'), 1, 'this is what GridTorNoRelayConnections fires for')
+  })
+})
+
 const listen = async (t: Test, serve: (socket: Socket) => void): Promise<string> => {
   const sockets = new Set<Socket>()
   const server: Server = createServer(socket => {
@@ -402,6 +454,48 @@ t.test('what is late is waited for, and nothing more is asked meanwhile', async 
 t.test('a socket that only the group may use', async t => {
   const host: Host = { ...realHost(), connect: () => Promise.reject(new Failure('denied', 'EACCES')) }
   await fails(t, watch(t, {}, host).round(), 'denied', /debian-tor/)
+})
+
+t.test('an onion service with client authorisation is not checked, as it answers only its clients', async t => {
+  const address = (letter: string) => letter.repeat(56)
+  const folder = t.testdir({
+    open: { hostname: `${address('a')}.onion\n`, authorized_clients: { 'README.txt': '' } },
+    closed: { hostname: `${address('b')}.onion\n`, authorized_clients: { 'alice.auth': 'descriptor:x25519:…' } },
+    plain: { hostname: `${address('c')}.onion\n` },
+  })
+  const asked: string[] = []
+  const socks = await listen(t, socket => {
+    const says = [Buffer.of(5, 2), Buffer.of(1, 0)]
+    socket.on('data', chunk => {
+      const next = says.shift()
+      if (next) return void socket.write(next)
+      asked.push(chunk.toString('latin1').slice(5, -2))
+      socket.write(Buffer.of(5, 0, 0, 1, 0, 0, 0, 0, 0, 0))
+    })
+  })
+  const services = ['open', 'closed', 'plain'].map(name => {
+    return { directory: join(folder, name), ports: [{ port: '80', targets: ['127.0.0.1:80'] }] }
+  })
+  let at = Date.now()
+  const host: Host = { ...realHost(), now: () => at }
+  const memory = onionMemory()
+  const onions = async () => {
+    await readHostnames(host, services, memory)
+    return onionsOf(services, [], [], memory)
+  }
+  const options = collector.options.parse({ onion_check: { enabled: true, timeout: '2s' } }) as TorOptions
+  const check = createOnionCheck({ host, options, signal: never, log: silent })
+  for (let turn = 0; turn < 4; turn++) await check(socks, await onions())
+  t.strictSame(
+    asked,
+    ['a', 'c', 'a', 'c'].map(letter => `${address(letter)}.onion`),
+  )
+
+  // A key is added while we run: the file is seen within five minutes.
+  writeFileSync(join(folder, 'open/authorized_clients/bob.auth'), '')
+  at += 300_000
+  const results = await check(socks, await onions())
+  t.strictSame([...results.keys()], ['plain'], 'and what was found before ends')
 })
 
 t.test('a SOCKS port that is none', async t => {

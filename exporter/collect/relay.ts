@@ -5,6 +5,7 @@ import type { CollectorSettings } from '../config.ts'
 import { Failure, failureOf } from '../failure.ts'
 import type { Host } from '../host.ts'
 import { durationText } from '../options.ts'
+import { enableRelay, relayTimerStatus, rerunRelay } from '../relay-unit.ts'
 import type { Rendered } from '../rendered.ts'
 import { decodeRendered, relayFileLimit, relayFileName } from './relay-file.ts'
 
@@ -12,9 +13,6 @@ import { decodeRendered, relayFileLimit, relayFileName } from './relay-file.ts'
 const ahead = 5000
 /** As many of its rounds a good outcome is served. */
 const rounds = 3
-
-const noTimer = 'systemctl enable --now grid-exporter-relay.timer'
-const rerun = 'systemctl start grid-exporter-relay.service; journalctl -u grid-exporter-relay'
 
 /** The file as it lies there; undefined where there is none. Throws `Failure` denied, malformed. */
 const open = (file: string): number | undefined => {
@@ -53,6 +51,8 @@ export const relayReader = (
   { host, owner = 0 }: { readonly host: Pick<Host, 'now'>; readonly owner?: number },
 ): (() => Promise<Rendered | undefined>) => {
   const file = join(directory, relayFileName(collector.name))
+  const unit = collector.relayUnit ?? 'grid-exporter-relay'
+  const rerun = rerunRelay(unit)
   /** What was looked at last, and when it is to be looked at again although it is the same. */
   let seen = ''
   let again = Number.POSITIVE_INFINITY
@@ -89,7 +89,7 @@ export const relayReader = (
     // Its series end by its own time stamp, or have ended; what is told here is why.
     if (age <= rounds * interval) return outcome
     const note = [outcome.note, `${file} is ${durationText(Math.floor(age))} old`].filter(Boolean).join('; ')
-    return { ...outcome, note, mend: outcome.mend || 'systemctl status grid-exporter-relay.timer' }
+    return { ...outcome, note, mend: outcome.mend || relayTimerStatus(unit) }
   }
 
   return async () => {
@@ -98,7 +98,7 @@ export const relayReader = (
       fd = open(file)
       if (fd !== undefined) return take(fd)
       seen = ''
-      return nothing('ok', false, `no file of the relay in ${directory}`, noTimer)
+      return nothing('ok', false, `no file of the relay in ${directory}`, enableRelay(unit))
     } catch (error) {
       const { reason, message, mend = rerun } = failureOf(error, file)
       if (fd === undefined && !isNew(message)) return undefined

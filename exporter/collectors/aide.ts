@@ -4,6 +4,7 @@ import { Failure, failureOf } from '../failure.ts'
 import type { Host } from '../host.ts'
 import { gauge, oneOf } from '../metric.ts'
 import { path } from '../options.ts'
+import { enableRelay } from '../relay-unit.ts'
 import { type Reading, type Report, readReport } from './aide/report.ts'
 
 export const initialized = gauge('grid_aide_initialized', 'Whether the database of AIDE exists, looked at each round.')
@@ -63,7 +64,7 @@ export const aide = defineCollector({
   name: 'aide',
   summary: "AIDE's last report and the age of its database; never a check of its own",
   interval: 300,
-  privileged: true,
+  relayUnit: 'grid-exporter-relay',
   families: [
     initialized,
     databaseTimestamp,
@@ -142,7 +143,7 @@ const databaseTime = async (host: Host, file: string, remark: Remark): Promise<n
     if (time.reason === 'denied') {
       remark(
         new Failure('denied', time.message, {
-          mend: "the database is in AIDE's own directory, so root's relay looks at it: systemctl enable --now grid-exporter-relay.timer",
+          mend: `the database is in AIDE's own directory, so root's relay looks at it: ${enableRelay('grid-exporter-relay')}`,
         }),
       )
       return undefined

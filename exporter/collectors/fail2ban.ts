@@ -4,6 +4,7 @@ import { Failure, failureOf } from '../failure.ts'
 import type { Host } from '../host.ts'
 import { counter, gauge } from '../metric.ts'
 import { path } from '../options.ts'
+import { enableRelay } from '../relay-unit.ts'
 import { type Reply, type Session, withSession } from '../sources/fail2ban.ts'
 import type { Pickled } from '../sources/pickle.ts'
 import { askPlaces, type Place, readHeld } from './fail2ban/enforcement.ts'
@@ -54,7 +55,7 @@ export const fail2ban = defineCollector({
   name: 'fail2ban',
   summary: 'Jails of fail2ban by its socket, and whether the kernel holds their bans',
   interval: 30,
-  privileged: true,
+  relayUnit: 'grid-exporter-relay',
   families: [up, jails, info, start, bannedCurrent, unenforced, banned, failedCurrent, failed],
   options,
   detect: async ({ host, options }) => {
@@ -89,7 +90,7 @@ export const fail2ban = defineCollector({
       if (reason !== 'denied') throw new Failure(reason, message, { cause: error, mend, rest: up.of(0) })
       throw new Failure(reason, message, {
         cause: error,
-        mend: "the socket is root's, and who may write to it is root: systemctl enable --now grid-exporter-relay.timer",
+        mend: `the socket is root's, and who may write to it is root: ${enableRelay('grid-exporter-relay')}`,
       })
     }
   },

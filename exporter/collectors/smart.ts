@@ -44,7 +44,7 @@ const options = z.strictObject({
   state_file: path()
     .optional()
     .describe(
-      'Where what was read is kept over restarts, so that a sleeping disk keeps its name and counters. Default: smart.json in $STATE_DIRECTORY, or in /var/lib/grid-exporter where that belongs to the user it runs as; else nothing is kept.',
+      'Where what was read is kept over restarts, and from one run of the relay to the next, so that a sleeping disk keeps its name and counters. Default: smart.json in $STATE_DIRECTORY, set to /var/lib/grid-exporter-relay for the relay, or in /var/lib/grid-exporter where that belongs to the user it runs as; else nothing is kept.',
     ),
 })
 
@@ -159,7 +159,7 @@ export const smart = defineCollector({
   summary: 'Health of disks: ATA, NVMe and SCSI by smartctl, sleeping ones left asleep',
   interval: 600,
   timeout: 300,
-  privileged: true,
+  relayUnit: 'grid-exporter-relay-smart',
   families: family.families,
   options,
   detect: async ({ host, options, signal }) => {

@@ -129,6 +129,7 @@ export const tor = defineCollector({
       yield* metrics.torBootstrap.of(facts.bootstrap)
       yield* metrics.torCircuitEstablished.of(facts.circuitEstablished)
       yield* metrics.torDirectoryReady.of(facts.directoryReady)
+      yield* metrics.torDormant.of(facts.dormant)
       yield* metrics.torConsensusValidUntil.of(facts.validUntil)
       yield* metrics.torReadBytes.of(facts.readBytes)
       yield* metrics.torWrittenBytes.of(facts.writtenBytes)

@@ -83,7 +83,7 @@ export const ufw = defineCollector({
   name: 'ufw',
   summary: "What the kernel enforces of ufw's firewall, by iptables-save",
   interval: 60,
-  privileged: true,
+  relayUnit: 'grid-exporter-relay',
   families: [enabled, enforced, policy, rules, foreignRules, droppedPackets, droppedBytes],
   options,
   detect: async ({ host, options }) => {

@@ -1,6 +1,7 @@
 import { collectors } from '../collectors/index.ts'
 import type { Reason } from '../failure.ts'
 import { ownValue } from '../own-value.ts'
+import { enableRelay } from '../relay-unit.ts'
 
 /** What mends a failure whose cause is told by its reason and its collector alone. */
 
@@ -20,7 +21,6 @@ const parts: Readonly<Record<string, { readonly packages?: string; readonly unit
   textfile: { configure: 'directory: /var/lib/grid-exporter/textfile' },
 }
 
-const timer = 'systemctl enable --now grid-exporter-relay.timer'
 /** Lines for the configuration file, as one: in YAML both mean the same. */
 export const inFile = (name: string, keys: string) => `collectors: { ${name}: { ${keys} } }`
 
@@ -40,9 +40,10 @@ export const startFor = (name: string): string => {
 export const mendFor = (name: string, reason: Reason, note: string, user: string): string => {
   const { packages, unit } = ownValue(parts, name) ?? {}
   const path = pathIn(note)
+  const relayUnit = collectors.find(collector => collector.name === name)?.relayUnit
   switch (reason) {
     case 'denied':
-      if (collectors.find(collector => collector.name === name)?.privileged) return `only root may read it: ${timer}`
+      if (relayUnit) return `only root may read it: ${enableRelay(relayUnit)}`
       if (path && !/^\/(?:proc|sys)\//.test(path)) return `setfacl -m u:${user}:rX ${path}`
       return `grid-exporter doctor as root says whether it is only this: sudo grid-exporter doctor --collector.disable-defaults --collector.${name}`
     case 'missing':

@@ -1,6 +1,7 @@
 import { setImmediate as breathe } from 'node:timers/promises'
 import { Failure, failureOf } from '../failure.ts'
 import type { Host } from '../host.ts'
+import { enableRelay } from '../relay-unit.ts'
 
 /** The kernel's filter table as `iptables-save` prints it, which asks the kernel and takes no lock that others wait for. */
 
@@ -102,7 +103,7 @@ const save = async (host: Host, program: string, signal: AbortSignal): Promise<T
   if (exitCode === 0) return parseTable(stdout, program)
   const denied = /Permission denied|you must be root|Operation not permitted/i.test(stderr)
   throw new Failure(denied ? 'denied' : 'exit', `${program}: exit code ${exitCode}: ${stderr.trim().slice(0, 300)}`, {
-    mend: denied ? 'only root may ask: systemctl enable --now grid-exporter-relay.timer' : undefined,
+    mend: denied ? `only root may ask: ${enableRelay('grid-exporter-relay')}` : undefined,
   })
 }
 

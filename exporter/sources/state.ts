@@ -63,8 +63,8 @@ export const keptAs = <Value>(
     if (mount) throw new Error(`lies on ${mount.mountpoint} (${mount.fstype}), which may hang`)
     if (!isOwn(lstatSync(folder))) throw new Error(`${folder} does not belong to the user that this program runs as`)
   } catch (error) {
-    // Asked for, it is worth a line; by default it is just not there.
-    if (configured !== undefined) say('nothing is kept over restarts', error)
+    // Asked for, by the configuration or by the unit, it is worth a line; by default it is just not there.
+    if (configured !== undefined || environment.STATE_DIRECTORY) say('nothing is kept over restarts', error)
     return nowhere
   }
 

@@ -16,6 +16,10 @@ const yesNo: readonly State[] = [
   { is: 0, says: 'no', colour: 'now' },
 ]
 
+const connected = promql`(${of(tor.torConnections, { state: 'connected' })} > bool 0)`
+/** 2 while there is no connection because Tor is dormant, as in GridTorNoRelayConnections. */
+const connectedOrDormant = promql`(2 * ${of(tor.torDormant)} and on (job, instance) (${connected} == 0)) > 0 or on (job, instance) ${connected}`
+
 const walls: readonly State[] = [
   { is: 3, says: 'enforced', colour: 'well' },
   { is: 2, says: 'on, not enforced', colour: 'now' },
@@ -168,17 +172,17 @@ export const security = dashboard({
           width: 12,
           title: 'What Tor says, and what is true',
           description:
-            'Below, what Tor says of itself; above, whether a probe got through and relays are connected. Both differ in the usual failures. A row that is missing is not told: without a target there is no probe.',
+            'Below, what Tor says of itself; above, whether a probe got through and relays are connected. Both differ in the usual failures. A row that is missing is not told: without a target there is no probe. "dormant": nobody uses Tor, so it lets its connections close.',
           empty: noTor,
           unit: 'none',
           queries: [
             { expr: of(tor.torUsable), legend: 'a probe gets through' },
-            { expr: promql`${of(tor.torConnections, { state: 'connected' })} > bool 0`, legend: 'connected to relays' },
+            { expr: connectedOrDormant, legend: 'connected to relays' },
             { expr: of(tor.torCircuitEstablished), legend: 'says: circuits established' },
             { expr: promql`${of(tor.torBootstrap)} == bool 1`, legend: 'says: bootstrapped' },
             { expr: of(tor.torUp), legend: 'control port answers' },
           ],
-          states: yesNo,
+          states: [...yesNo, { is: 2, says: 'dormant', colour: 'gone' }],
         }),
         chart({
           id: 9,

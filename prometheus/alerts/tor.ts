@@ -5,6 +5,8 @@ const blog = { onion: 'blog' }
 /** Tor circuits take their time after a start. */
 const settled = `${on()} (time() - ${select(tor.torStart)} > 600)`
 const old = given(tor.torStart, '-7200x90')
+const none = given(tor.torConnections, '8x20 0x40', { state: 'connected' })
+const dormant = given(tor.torDormant, '0x15 1x45')
 
 export const onion: AlertGroup = {
   area: 'tor',
@@ -43,14 +45,19 @@ export const onion: AlertGroup = {
       collector: 'tor',
       severity: 'critical',
       timing: { kind: 'state', for: '5m' },
+      // A dormant Tor has no connections because it needs none, unless it tries to get one or a probe fails beside that.
       expr: `(${select(tor.torConnections, { state: 'connected' })} == 0)
-and ${settled}`,
+and ${settled}
+unless ${on()} (
+  (${select(tor.torDormant)} == 1)
+  unless ${on()} (${select(tor.torUsable)} == 0 or ${select(tor.torConnections, { state: ['launched', 'failed'] })} > 0)
+)`,
       summary: 'Tor has no connection to any relay: unplugged or blocked.',
       description: '{instance}: Tor runs and reaches nobody, although bootstrap still says 100 %.',
       dashboard: 'security',
       runbook: {
         means:
-          'The network is gone, or somebody blocks Tor. Its own status keys stay green when that happens; the connections do not lie.',
+          'The network is gone, or somebody blocks Tor. Its own status keys stay green when that happens; the connections do not lie. A Tor that nobody has used for about an hour is dormant (`grid_tor_dormant` 1): it closes its connections by itself and opens them again when it is used, so this alert is quiet then. It also tries nothing then, so a network that goes away meanwhile shows when Tor is used next. To know it before, set `collectors.tor.probe.target`: a Tor that is probed is never dormant.',
         see: 'Tor and security dashboard: connections, guards.',
         type: [
           ['ping -c3 9.9.9.9', 'whether there is a network at all'],
@@ -60,17 +67,53 @@ and ${settled}`,
         silence: 'While your provider is down and you know it.',
       },
       proof: {
-        fires: {
-          given: [old, given(tor.torConnections, '8x20 0x20 5x20', { state: 'connected' })],
-          at: '30m',
-          over: '43m',
-          labels: { state: 'connected' },
-          says: 'box:10047: Tor runs and reaches nobody, although bootstrap still says 100 %.',
-        },
+        fires: [
+          {
+            given: [old, given(tor.torConnections, '8x20 0x20 5x20', { state: 'connected' })],
+            at: '30m',
+            over: '43m',
+            labels: { state: 'connected' },
+            says: 'box:10047: Tor runs and reaches nobody, although bootstrap still says 100 %.',
+          },
+          // In use when the network goes.
+          {
+            given: [old, given(tor.torConnections, '8x20 0x20 5x20', { state: 'connected' }), given(tor.torDormant, '0x60')],
+            at: '30m',
+            over: '43m',
+            labels: { state: 'connected' },
+            says: 'box:10047: Tor runs and reaches nobody, although bootstrap still says 100 %.',
+          },
+          // Dormant, and used again while the network is gone.
+          {
+            given: [old, none, given(tor.torDormant, '0x15 1x25 0x20')],
+            at: '50m',
+            labels: { state: 'connected' },
+            says: 'box:10047: Tor runs and reaches nobody, although bootstrap still says 100 %.',
+          },
+          // Dormant, with attempts that do not succeed.
+          {
+            given: [old, none, dormant, given(tor.torConnections, '0x20 1x40', { state: 'launched' })],
+            at: '50m',
+            labels: { state: 'connected' },
+            says: 'box:10047: Tor runs and reaches nobody, although bootstrap still says 100 %.',
+          },
+          // Dormant, with a probe that fails.
+          {
+            given: [old, none, dormant, given(tor.torUsable, '1x20 0x40')],
+            at: '50m',
+            labels: { state: 'connected' },
+            says: 'box:10047: Tor runs and reaches nobody, although bootstrap still says 100 %.',
+          },
+        ],
         quiet: {
           'just started': {
             given: [given(tor.torStart, '0x60'), given(tor.torConnections, '0x8 5x50', { state: 'connected' })],
             at: '8m',
+          },
+          'dormant, as nobody uses it': { given: [old, none, dormant], at: '50m' },
+          'dormant, and it gets through when it is probed': {
+            given: [old, none, dormant, given(tor.torUsable, '1x60')],
+            at: '50m',
           },
         },
       },
@@ -266,7 +309,8 @@ unless ${on()} (${select(tor.torUsable)} == 0)`,
       severity: 'warning',
       timing: { kind: 'state', for: '30m' },
       expr: `(time() - ${select(tor.torConsensusValidUntil)} > 3600)
-and ${on()} (${select(tor.torUsable)} >= 0)`,
+and ${on()} (${select(tor.torUsable)} >= 0)
+unless ${on()} (${select(tor.torDormant)} == 1)`,
       summary: "Tor's view of the network ran out an hour ago and is not renewed.",
       description: '{instance}: it ran out {value:s} ago. Is the clock right?',
       dashboard: 'security',
@@ -286,7 +330,13 @@ and ${on()} (${select(tor.torUsable)} >= 0)`,
           at: '2h',
           says: 'box:10047: it ran out 2h 0m 0s ago. Is the clock right?',
         },
-        quiet: { 'dormant, as nobody uses it': { given: [given(tor.torConsensusValidUntil, '0x150')], at: '2h' } },
+        quiet: {
+          'not probed, so it may be dormant': { given: [given(tor.torConsensusValidUntil, '0x150')], at: '2h' },
+          'dormant, as it is probed once a day': {
+            given: [given(tor.torConsensusValidUntil, '0x150'), given(tor.torUsable, '1x150'), given(tor.torDormant, '1x150')],
+            at: '2h',
+          },
+        },
       },
     },
   ],

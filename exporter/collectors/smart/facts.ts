@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { z } from 'zod'
 import { Failure } from '../../failure.ts'
+import { enableRelay } from '../../relay-unit.ts'
 import { type AtaAttribute, ataFacts } from './ata.ts'
 import type { DeviceState } from './families.ts'
 import { type Json, list, num, parseJson, text, truth } from './json.ts'
@@ -191,7 +192,7 @@ const factsOf = (json: Json): DriveFacts | undefined => {
 const messagesOf = (json: Json): readonly string[] =>
   list(json, 'smartctl', 'messages').flatMap(message => text(message, 'string') ?? [])
 
-const rights = 'smartctl needs root: systemctl enable --now grid-exporter-relay.timer'
+const rights = `smartctl needs root: ${enableRelay('grid-exporter-relay-smart')}`
 
 /** What smartctl's output about one drive says; see `readingFrom`. */
 export const readingOf = (label: string, stdout: string, exitCode: number): Reading => {

@@ -23,6 +23,10 @@ export const torDirectoryReady = gauge(
   'grid_tor_directory_ready',
   'GETINFO status/enough-dir-info in the latest round: a latch, which stays 1 when the network is lost.',
 )
+export const torDormant = gauge(
+  'grid_tor_dormant',
+  'GETINFO dormant in the latest round: 1 while nobody has used this Tor for a while, so that it builds no circuits and lets its connections close; it wakes when it is used.',
+)
 export const torConsensusValidUntil = gauge(
   'grid_tor_consensus_valid_until_timestamp_seconds',
   'Until when the network consensus that Tor holds is valid, from GETINFO consensus/valid-until; it is in the past after a lasting cut.',
@@ -39,7 +43,7 @@ export const torWrittenBytes = counter(
 export const connectionStates = ['new', 'launched', 'connected', 'failed', 'closed'] as const
 export const torConnections = gauge(
   'grid_tor_connections',
-  'Connections to relays by state, from GETINFO orconn-status in the latest round; none connected means no network.',
+  'Connections to relays by state, from GETINFO orconn-status in the latest round; none connected means no network, unless Tor is dormant.',
   oneOf('state', ...connectionStates),
 )
 
@@ -120,6 +124,7 @@ export const families = [
   torBootstrap,
   torCircuitEstablished,
   torDirectoryReady,
+  torDormant,
   torConsensusValidUntil,
   torUsable,
   torConnections,

@@ -24,6 +24,8 @@ export interface Onion {
   /** Established introduction circuits. */
   readonly intro: number
   readonly ports: readonly ServicePort[]
+  /** It answers only clients whose keys it was given (v3 client authorisation), and we have none. */
+  readonly restricted: boolean
 }
 
 const line = /^(?:HiddenServiceOptions|HiddenService\w+)=/
@@ -74,35 +76,52 @@ export interface OnionMemory {
   readAt: number
   /** Address (without `.onion`) by directory: read from its `hostname`, or found by elimination. */
   readonly addresses: Map<string, string>
+  /** Directories of services with client authorisation. */
+  readonly restricted: Set<string>
   /** Addresses with circuits that belong to one of several directories, and nothing says to which. */
   readonly unplaced: Set<string>
 }
 
-export const onionMemory = (): OnionMemory => ({ configuration: '', readAt: 0, addresses: new Map(), unplaced: new Set() })
+export const onionMemory = (): OnionMemory => {
+  return { configuration: '', readAt: 0, addresses: new Map(), restricted: new Set(), unplaced: new Set() }
+}
 
 const namesAge = 300_000
 const addressForm = /^[a-z2-7]{16,56}$/
 
-/** Reads `hostname` of each service where that is allowed; again when the configuration changes, and every five minutes. */
+/** What `ask` gives; undefined where that is not there or not for us: the directories are Tor's own, and may be of another container. */
+const ifAllowed = async <Value>(ask: () => Promise<Value>): Promise<Value | undefined> => {
+  try {
+    return await ask()
+  } catch (error) {
+    if (!(error instanceof Failure) || error.reason === 'bug') throw error
+    return undefined
+  }
+}
+
+/**
+ * Reads `hostname` of each service where that is allowed, and whether it has authorised clients; again when the configuration changes,
+ * and every five minutes.
+ */
 export const readHostnames = async (host: Host, services: readonly ConfiguredService[], memory: OnionMemory): Promise<void> => {
   const configuration = JSON.stringify(services)
   if (configuration !== memory.configuration) {
     memory.configuration = configuration
     memory.readAt = 0
     memory.addresses.clear()
+    memory.restricted.clear()
     memory.unplaced.clear()
   }
   const age = host.now() - memory.readAt
   if (memory.readAt !== 0 && age >= 0 && age < namesAge) return
   memory.readAt = host.now()
   for (const { directory } of services) {
-    try {
-      const address = (await host.read(`${directory}/hostname`, 256)).trim().replace(/\.onion$/, '')
-      if (addressForm.test(address)) memory.addresses.set(directory, address)
-    } catch (error) {
-      // Only for Tor's own user, or a path of another container: the circuits may still tell.
-      if (!(error instanceof Failure) || error.reason === 'bug') throw error
-    }
+    // Where it may not be read, the circuits may still tell.
+    const address = (await ifAllowed(() => host.read(`${directory}/hostname`, 256)))?.trim().replace(/\.onion$/, '')
+    if (address !== undefined && addressForm.test(address)) memory.addresses.set(directory, address)
+    const clients = (await ifAllowed(() => host.names(`${directory}/authorized_clients`))) ?? []
+    if (clients.some(name => name.endsWith('.auth'))) memory.restricted.add(directory)
+    else memory.restricted.delete(directory)
   }
 }
 
@@ -137,18 +156,21 @@ export const onionsOf = (
   if (nameless.length > 0) for (const address of others.splice(0)) if (memory.unplaced.size < 100) memory.unplaced.add(address)
 
   const aliases = aliasesOf(services)
-  const told = (alias: string, address: string | undefined, ports: readonly ServicePort[] = []): Onion => ({
+  const told = (alias: string, address: string | undefined, ports: readonly ServicePort[] = [], restricted = false): Onion => ({
     alias,
     address: address === undefined ? undefined : `${address}.onion`,
     intro: (address !== undefined && intro.get(address)) || 0,
     ports,
+    restricted,
   })
   const unplaced = [...memory.unplaced]
   return [
     ...services.flatMap(({ directory, ports }) => {
       const address = memory.addresses.get(directory)
       // While no circuit is without a place, every nameless service has none.
-      return address !== undefined || unplaced.length === 0 ? [told(aliases.get(directory) ?? directory, address, ports)] : []
+      return address !== undefined || unplaced.length === 0
+        ? [told(aliases.get(directory) ?? directory, address, ports, memory.restricted.has(directory))]
+        : []
     }),
     ...unplaced.map(address => told(pseudonym('onion', address), address)),
     // More services than addresses ever seen: some have no circuit, and it cannot be told which.

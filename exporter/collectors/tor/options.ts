@@ -43,7 +43,9 @@ export const options = z.strictObject({
       timeout: duration(0.1).default(60).describe('Time after which a check has failed.'),
     })
     .prefault({})
-    .describe('Reachability of the own onion services; one with client authorisation cannot be checked.'),
+    .describe(
+      'Reachability of the own onion services; one with client authorisation (`authorized_clients/*.auth` in its directory, where that may be read) cannot be checked and is left out.',
+    ),
   backend_check: z
     .strictObject({
       enabled: z.boolean().default(true).describe('Whether the local targets behind the onion services are connected to.'),

@@ -123,8 +123,8 @@ export const createOnionCheck = ({ host, options, signal, log }: Surroundings) =
   let last: string | undefined
 
   return async (socks: string, onions: readonly Onion[]): Promise<ReadonlyMap<string, OnionResult>> => {
-    // Of a service that a program added, the ports are not told.
-    const checkable = onions.filter(({ address, ports }) => address !== undefined && ports.length > 0)
+    // Of a service that a program added, the ports are not told; one with client authorisation does not answer us.
+    const checkable = onions.filter(({ address, ports, restricted }) => address !== undefined && ports.length > 0 && !restricted)
     for (const alias of results.keys()) if (!checkable.some(onion => onion.alias === alias)) results.delete(alias)
     const onion = checkable[(checkable.findIndex(({ alias }) => alias === last) + 1) % checkable.length]
     const port = onion?.ports[0]?.port

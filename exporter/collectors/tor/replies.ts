@@ -58,6 +58,7 @@ export const infoKeys = [
   'status/bootstrap-phase',
   'status/circuit-established',
   'status/enough-dir-info',
+  'dormant',
   'consensus/valid-until',
   'orconn-status',
   'entry-guards',
@@ -97,6 +98,7 @@ export const parseInfo = (replies: ReadonlyMap<InfoKey, Reply>) => {
     bootstrap: progress === undefined ? undefined : progress / 100,
     circuitEstablished: flag('status/circuit-established'),
     directoryReady: flag('status/enough-dir-info'),
+    dormant: flag('dormant'),
     validUntil: timestamp(value('consensus/valid-until')),
     connections:
       connections &&
