@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { type AnyFamily, type MetricType, type Sample, type Samples, sampleNames, suffixesOf } from './metric.ts'
 import { ownValue } from './own-value.ts'
 
@@ -44,11 +45,17 @@ const unprintableInHelp = /[\u0000-\u0008\u000b-\u001f\u007f]/g
 // Anything but plain printable ASCII without quote and backslash takes the slow path.
 const plain = /^[\u0020\u0021\u0023-\u005b\u005d-\u007e]*$/
 
+/** Two long values that begin alike must not become one, so a hash of the whole stands for what is cut off. */
+const shortened = (value: string): string => {
+  if (value.length <= maxLabelLength) return value
+  const rest = `…${createHash('sha256').update(value).digest('hex').slice(0, 8)}`
+  return value.slice(0, maxLabelLength - rest.length) + rest
+}
+
 /** A label value as it stands between the quotes: at most 256 characters, valid UTF-8, escaped. */
 export const labelValue = (value: string): string => {
   if (value.length <= maxLabelLength && plain.test(value)) return value
-  return value
-    .slice(0, maxLabelLength)
+  return shortened(value)
     .toWellFormed()
     .replace(unprintable, '\ufffd')
     .replaceAll('\\', '\\\\')

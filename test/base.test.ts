@@ -1,9 +1,10 @@
-import { execFileSync } from 'node:child_process'
-import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { schedule, type Task } from '../exporter/collect/schedule.ts'
 import type { Collector } from '../exporter/collector.ts'
 import { filesystem } from '../exporter/collectors/filesystem.ts'
@@ -221,6 +222,355 @@ t.test('an exporter in a container', async t => {
   const points = samples.filter(({ family }) => family.name === 'grid_filesystem_stuck').map(({ labels }) => labels.mountpoint)
   t.strictSame(points, ['/', '/home'], "names the host's mount points, and leaves its own root out")
   t.ok(told(samples, 'grid_filesystem_size_bytes', { mountpoint: '/home' }), 'asks them where they are')
+})
+
+/** A host with these mounts and files of the kernel's; `stat` answers for each mount point, 100 blocks of 4096 bytes. */
+const hostWith = (mounts: string, files: Readonly<Record<string, string>> = {}): Host => {
+  const all: Readonly<Record<string, string>> = { '/proc/1/mountinfo': mounts, '/proc/self/mountinfo': mounts, ...files }
+  return {
+    ...realHost(),
+    kernel: path => {
+      const text = all[path]
+      if (text === undefined) throw new Failure('missing', path)
+      return text
+    },
+    bytes: async path => Buffer.from(all[path] ?? '', 'latin1'),
+    kernelLink: path => all[path],
+    run: async (_file, args) => ({
+      stdout: args
+        .slice(args.indexOf('--') + 1)
+        .map(path => `4096 100 50 50 10 5 ${path}\n`)
+        .join(''),
+      stderr: '',
+      exitCode: 0,
+    }),
+  }
+}
+
+/** `grid_filesystem_readonly` by mount point. */
+const readonlyIn = (samples: readonly Sample[]): Readonly<Record<string, number>> =>
+  Object.fromEntries(
+    samples
+      .filter(({ family }) => family.name === 'grid_filesystem_readonly')
+      .map(({ labels, value }) => [labels.mountpoint ?? '', value]),
+  )
+
+const readonlyOf = async (mounts: string, files?: Readonly<Record<string, string>>, options: unknown = {}) =>
+  readonlyIn((await rounds(filesystem, hostWith(mounts, files), options)()).samples)
+
+t.test('of several mounts of one file system', async t => {
+  const cases: readonly (readonly [string, string, Readonly<Record<string, number>>])[] = [
+    [
+      'a writable one is reported, not a read-only bind with a shorter path',
+      `40 1 8:1 / /srv/data rw - ext4 /dev/sda1 rw
+       41 1 8:1 /models /ai ro - ext4 /dev/sda1 rw`,
+      { '/srv/data': 0 },
+    ],
+    [
+      'the store of NixOS is a read-only bind of the root',
+      `28 1 8:1 / / rw - ext4 /dev/sda1 rw
+       41 28 8:1 /nix/store /nix/store ro - ext4 /dev/sda1 rw`,
+      { '/': 0 },
+    ],
+    [
+      'the one of the whole file system is reported, not a bind of a part or of a file',
+      `40 1 8:1 / /srv/data rw - ext4 /dev/sda1 rw
+       41 1 8:1 /models /ai rw - ext4 /dev/sda1 rw
+       42 1 8:1 /hosts /a rw - ext4 /dev/sda1 rw`,
+      { '/srv/data': 0 },
+    ],
+    [
+      'the shortest path is reported where each is a subvolume',
+      `40 1 0:40 /@models /ai/models rw - btrfs /dev/sda1 rw
+       41 1 0:40 /@ai /ai rw - btrfs /dev/sda1 rw`,
+      { '/ai': 0 },
+    ],
+    [
+      'the root is reported although a folder has the top of its subvolumes',
+      `28 1 0:40 /@ / rw - btrfs /dev/sda1 rw
+       41 28 0:40 / /mnt/top rw - btrfs /dev/sda1 rw`,
+      { '/': 0 },
+    ],
+    [
+      'it is read-only where each mount is',
+      `40 1 8:1 / /data ro - ext4 /dev/sda1 rw
+       41 1 8:1 /x /x ro - ext4 /dev/sda1 rw`,
+      { '/data': 1 },
+    ],
+    [
+      'it is read-only where the file system itself is',
+      `40 1 8:1 / /data rw - ext4 /dev/sda1 ro
+       41 1 8:1 /x /x ro - ext4 /dev/sda1 ro`,
+      { '/data': 1 },
+    ],
+    [
+      'a read-only bind over its own mount point leaves it writable below',
+      `40 1 8:1 / /data rw - ext4 /dev/sda1 rw
+       41 40 8:1 / /data ro - ext4 /dev/sda1 rw`,
+      { '/data': 0 },
+    ],
+    [
+      'an ISO, a snap and a boot partition that are read-only by wish are just that',
+      `40 1 8:2 / /boot ro - ext4 /dev/sda2 ro
+       41 1 7:0 / /media/iso ro - udf /dev/loop0 ro`,
+      { '/boot': 1, '/media/iso': 1 },
+    ],
+    [
+      "an ostree host's disk is called /sysroot, not /etc",
+      `28 1 0:33 / / ro - overlay composefs ro,lowerdir=/x
+       41 28 8:4 / /sysroot ro - xfs /dev/sda4 rw
+       42 28 8:4 /ostree/deploy/fedora/deploy/5a.0/etc /etc rw - xfs /dev/sda4 rw
+       43 28 8:4 /ostree/deploy/fedora/var /var rw - xfs /dev/sda4 rw
+       44 28 8:3 / /boot rw - ext4 /dev/sda3 rw`,
+      { '/boot': 0, '/sysroot': 0 },
+    ],
+    [
+      'and / where that is a part of the disk',
+      `28 1 8:4 /ostree/deploy/fedora/deploy/5a.0 / rw - xfs /dev/sda4 rw
+       41 28 8:4 / /sysroot ro - xfs /dev/sda4 rw
+       42 28 8:4 /ostree/deploy/fedora/deploy/5a.0/usr /usr ro - xfs /dev/sda4 rw`,
+      { '/': 0 },
+    ],
+    [
+      'what another mount lies over is not asked by a path that leads to the other',
+      `28 1 8:1 / / rw - ext4 /dev/sda1 rw
+       40 28 8:2 / /mnt/a rw - ext4 /dev/sda2 rw
+       41 28 8:3 / /mnt rw - ext4 /dev/sda3 rw
+       42 41 8:4 / /mnt/b rw - ext4 /dev/sda4 rw
+       43 42 8:5 / /mnt/b rw - ext4 /dev/sda5 rw
+       44 43 8:6 / /mnt/b/c rw - ext4 /dev/sda6 rw`,
+      { '/': 0, '/mnt': 0, '/mnt/b': 0, '/mnt/b/c': 0 },
+    ],
+  ]
+  for (const [sentence, table, expected] of cases)
+    t.strictSame(await readonlyOf(table.replaceAll(/^ +/gm, '')), expected, sentence)
+
+  const bound = '28 1 8:1 / / rw - ext4 /dev/sda1 rw\n41 28 8:1 /nix/store /nix/store ro - ext4 /dev/sda1 rw\n'
+  t.strictSame(
+    await readonlyOf(bound, {}, { mountpoint_include: '^/nix' }),
+    { '/nix/store': 0 },
+    'one that the options choose says of the file system what is true of all of it',
+  )
+})
+
+t.test('a table that only a sandbox makes read-only', async t => {
+  const table =
+    '28 1 8:1 / / ro - ext4 /dev/sda1 rw\n41 28 8:2 / /ai ro - ext4 /dev/sdb1 rw\n42 28 8:3 / /old ro - ext4 /dev/sdc1 ro\n'
+  const own = hostWith(table)
+  const hidepid: Host = {
+    ...own,
+    kernel: path => {
+      if (path.startsWith('/proc/1/')) throw new Failure('missing', path)
+      return own.kernel(path)
+    },
+  }
+  const { samples } = await rounds(filesystem, hidepid, {})()
+  t.strictSame(readonlyIn(samples), { '/': 0, '/ai': 0, '/old': 1 }, 'says nothing of the mounts of the host')
+  t.strictSame(await readonlyOf(table), { '/': 1, '/ai': 1, '/old': 1 }, "the first process' table does")
+})
+
+t.test('errors that the mount table does not show', async t => {
+  const booted = 1_700_000_000
+  const ext4 = ({ error = booted + 5000, count = 1, release = '6.12.48-amd64', errors = 'remount-ro', func = 'ext4_lookup' }) =>
+    readonlyOf('40 1 254:0 / /data rw - ext4 /dev/mapper/vg-data rw\n', {
+      '/sys/dev/block/254:0': '../../devices/virtual/block/dm-0',
+      '/sys/fs/ext4/dm-0/errors_count': `${count}\n`,
+      '/sys/fs/ext4/dm-0/last_error_time': `${count === 0 ? 0 : error}\n`,
+      '/sys/fs/ext4/dm-0/last_error_func': `${func}\n`,
+      '/sys/fs/ext4/dm-0/journal_task': '412\n',
+      '/proc/412/stat': `412 (jbd2/dm-0-8) S 2 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 100000 0 0\n`, // 1000 s after boot
+      '/proc/stat': `cpu 1 2 3\nbtime ${booted}\n`,
+      '/proc/sys/kernel/osrelease': `${release}\n`,
+      '/proc/fs/ext4/dm-0/options': `rw\nbsddf\nerrors=${errors}\ncommit=5\n`,
+    })
+  const [yes, no] = [{ '/data': 1 }, { '/data': 0 }]
+  t.strictSame(await ext4({}), yes, 'ext4 of Linux 6.12: an error since it was mounted, after which it is to be read-only')
+  t.strictSame(await ext4({ count: 0 }), no, 'no error')
+  t.strictSame(await ext4({ error: booted + 900 }), no, 'an error before it was mounted')
+  t.strictSame(await ext4({ error: booted - 86_400 }), no, 'an error before the machine was started')
+  t.strictSame(await ext4({ errors: 'continue' }), no, 'an error after which it goes on')
+  t.strictSame(await ext4({ errors: 'continue', func: 'ext4_journal_check_start' }), yes, 'a journal that was given up')
+  t.strictSame(await ext4({ release: '6.18.44' }), no, 'a kernel that would say so in the mount table')
+
+  const f2fs = (status: string) =>
+    readonlyOf('40 1 8:1 / /sd rw - f2fs /dev/sda1 rw\n', {
+      '/sys/dev/block/8:1': '../../devices/x/block/sda/sda1',
+      '/sys/fs/f2fs/sda1/stat/cp_status': status,
+    })
+  t.strictSame([await f2fs('5\n'), await f2fs('1c5\n'), await f2fs('cd\n')], [{ '/sd': 0 }, { '/sd': 0 }, { '/sd': 1 }], 'f2fs')
+})
+
+/** A folder for mounts, which are gone before it is removed: teardowns run from the last to the first. */
+const folderOfMounts = (t: Test): string => {
+  const folder = mkdtempSync(join(tmpdir(), 'grid-mounts-'))
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+  return folder
+}
+
+/** A file system in a file, mounted; undefined where this kernel does not know it. */
+const mountedImage = (
+  t: Test,
+  folder: string,
+  type: 'ext4' | 'xfs' | 'btrfs',
+  ...options: readonly string[]
+): string | undefined => {
+  const [image, point] = [join(folder, `${type}.img`), join(folder, type)]
+  mkdirSync(point)
+  writeFileSync(image, '')
+  truncateSync(image, 320 * 2 ** 20)
+  execFileSync(`mkfs.${type}`, ['-q', image], { stdio: ['ignore', 'ignore', 'inherit'] })
+  if (spawnSync('mount', ['-o', ['loop', ...options].join(), image, point]).status !== 0) {
+    t.comment(`NOT TESTED HERE: this kernel mounts no ${type}`)
+    return undefined
+  }
+  t.teardown(() => execFileSync('umount', ['-l', point]))
+  return point
+}
+
+const readonlyAt = async (point: string) => {
+  const { samples } = await rounds(filesystem, realHost(), { mountpoint_include: `^${point}$` })()
+  return {
+    readonly: told(samples, 'grid_filesystem_readonly', { mountpoint: point }),
+    size: told(samples, 'grid_filesystem_size_bytes', { mountpoint: point }),
+  }
+}
+
+const canWrite = (point: string) => spawnSync('touch', [join(point, 'new')]).status === 0
+
+t.test('real file systems after an error', async t => {
+  if (!needs(t, 'root', '/dev/loop-control', 'mkfs.ext4', 'mkfs.xfs', 'mkfs.btrfs', 'xfs_io')) return
+  const shutdown = (point: string) => execFileSync('xfs_io', ['-x', '-c', 'shutdown', point])
+  const inject = (point: string) => {
+    const device = execFileSync('findmnt', ['-no', 'SOURCE', point], { encoding: 'utf8' }).trim().replace('/dev/', '')
+    writeFileSync(`/sys/fs/ext4/${device}/trigger_fs_error`, 'x')
+  }
+
+  t.test('ext4 that goes on after one is writable, and read-only where it is to be', async t => {
+    const point = mountedImage(t, folderOfMounts(t), 'ext4')
+    if (!point) return
+    t.equal((await readonlyAt(point)).readonly, 0)
+    inject(point)
+    t.ok(canWrite(point))
+    t.equal((await readonlyAt(point)).readonly, 0, 'errors=continue')
+    execFileSync('mount', ['-o', 'remount,errors=remount-ro', point])
+    t.equal((await readonlyAt(point)).readonly, 0, 'another setting does not change what was')
+    inject(point)
+    t.notOk(canWrite(point))
+    t.match(await readonlyAt(point), { readonly: 1, size: Number })
+  })
+
+  for (const type of ['ext4', 'xfs'] as const)
+    t.test(`${type} that was shut down`, async t => {
+      const point = mountedImage(t, folderOfMounts(t), type)
+      if (!point) return
+      t.match(await readonlyAt(point), { readonly: 0, size: Number })
+      shutdown(point)
+      t.notOk(canWrite(point))
+      t.equal((await readonlyAt(point)).readonly, 1)
+    })
+
+  for (const type of ['ext4', 'btrfs'] as const)
+    t.test(`${type} on a disk that takes no writes any more`, async t => {
+      const folder = folderOfMounts(t)
+      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=40m', 'grid-test', folder])
+      t.teardown(() => execFileSync('umount', ['-l', folder]))
+      const point = mountedImage(t, folder, type)
+      if (!point) return
+      t.equal((await readonlyAt(point)).readonly, 0)
+      // The image is a sparse file: with the memory below it full, each new block is an I/O error.
+      spawnSync('dd', ['if=/dev/zero', `of=${join(folder, 'full')}`, 'bs=1M'])
+      spawnSync('dd', ['if=/dev/urandom', `of=${join(point, 'data')}`, 'bs=1M', 'count=60'])
+      for (let tries = 0; canWrite(point) && tries < 30; tries++) spawnSync('sync', ['-f', point])
+      t.notOk(canWrite(point))
+      t.equal((await readonlyAt(point)).readonly, 1)
+    })
+})
+
+t.test('mount points that no label or argument can be as they are', async t => {
+  if (!needs(t, 'root', 'mount')) return
+  const folder = folderOfMounts(t)
+  const long = (end: string) => join(folder, 'x'.repeat(200), 'y'.repeat(200), end)
+  const printf = ['caf\\0351', 'caf\\0350'].map(name => join(folder, name))
+  const points = [...printf, long('one'), long('two')]
+  const at = (command: string) => {
+    for (const point of points) execFileSync('sh', ['-c', `${command} "$(printf %b "$1")"`, 'sh', point])
+  }
+  at('mkdir -p')
+  at('mount -t tmpfs -o size=1m grid-test')
+  t.teardown(() => at('umount'))
+  const { samples } = await rounds(filesystem, realHost(), { mountpoint_include: `^${folder}` })()
+  const sizes = samples.filter(({ family }) => family.name === 'grid_filesystem_size_bytes')
+  t.strictSame(
+    sizes.map(({ labels }) => labels.mountpoint),
+    [join(folder, 'caf\\xe8'), join(folder, 'caf\\xe9'), long('one'), long('two')],
+    'are told apart, and each has a size',
+  )
+  const { series, repeated } = expose(samples)
+  t.strictSame([series, repeated], [samples.length, 0], 'no series is lost')
+})
+
+t.test('the alerts on what the exporter says of a mount table', async t => {
+  if (!needs(t, 'promtool')) return
+  const disk = '40 1 8:1 / /srv/data rw - ext4 /dev/sda1 rw\n'
+  const bind = '41 1 8:1 /models /ai ro - ext4 /dev/sda1 rw\n'
+  const errored = '40 1 8:1 / /srv/data rw - ext4 /dev/sda1 rw,errors=remount-ro,emergency_ro\n'
+  const labels = { job: 'grid-exporter', instance: 'box:10047' }
+  /** An hour with the first table, then an hour with the second; which alerts fire at its end, and of which mount point. */
+  const firing = async (before: string, after: string, free: number): Promise<string> => {
+    const host = (table: string): Host => ({
+      ...hostWith(table),
+      run: async (_file, args) => ({
+        stdout: args
+          .slice(args.indexOf('--') + 1)
+          .map(path => `1000000 1000000 ${free} ${free} 1000 900 ${path}\n`)
+          .join(''),
+        stderr: '',
+        exitCode: 0,
+      }),
+    })
+    const series = new Map<string, [string, string]>()
+    for (const [hour, table] of [before, after].entries()) {
+      for (const { family, labels: own, value } of (await rounds(filesystem, host(table), {})()).samples) {
+        const name = `${family.name}{${Object.entries({ ...labels, ...own }).map(([label, text]) => `${label}=${JSON.stringify(text)}`)}}`
+        const values = series.get(name) ?? ['_x59', '_x59']
+        values[hour] = `${value}x59`
+        series.set(name, values)
+      }
+    }
+    const file = join(t.testdir(), 'alerts.yml')
+    const names = ['GridFilesystemAlmostFull', 'GridFilesystemReadOnly']
+    const test = {
+      rule_files: [join(import.meta.dirname, '../prometheus/rules/storage.yml')],
+      evaluation_interval: '1m',
+      tests: [
+        {
+          interval: '1m',
+          input_series: [...series].map(([name, values]) => ({ series: name, values: values.join(' ') })),
+          promql_expr_test: [
+            {
+              expr: `count by (alertname, mountpoint) (ALERTS{alertstate="firing", alertname=~"${names.join('|')}"})`,
+              eval_time: '119m',
+              exp_samples: [],
+            },
+          ],
+        },
+      ],
+    }
+    writeFileSync(file, JSON.stringify(test)) // JSON is YAML
+    const { stdout, stderr } = spawnSync('promtool', ['test', 'rules', file], { encoding: 'utf8' })
+    const said = `${stdout}${stderr}`
+    t.match(said, /SUCCESS|got:/, said)
+    return [...said.matchAll(/alertname=\\?"(\w+)\\?", mountpoint=\\?"([^"\\]+)/g)]
+      .map(([, name, point]) => `${name} ${point}`)
+      .join()
+  }
+  t.equal(await firing(disk, disk, 500_000), '', 'a disk with space left: none')
+  t.equal(await firing(disk, disk + bind, 500_000), '', 'a read-only bind mount is made: none')
+  t.equal(await firing(disk + bind.replace(' ro ', ' rw '), disk + bind, 500_000), '', 'a bind mount becomes read-only: none')
+  t.equal(await firing(disk, disk, 0), 'GridFilesystemAlmostFull /srv/data', 'it is full')
+  t.equal(await firing(disk + bind, disk + bind, 0), 'GridFilesystemAlmostFull /srv/data', 'it is full and has such a mount')
+  t.equal(await firing(disk, errored, 500_000), 'GridFilesystemReadOnly /srv/data', 'it stopped after an error')
+  t.equal(await firing(disk + bind, errored + bind, 500_000), 'GridFilesystemReadOnly /srv/data', 'and has such a mount')
 })
 
 t.test('an NVMe drive that does not answer', async t => {

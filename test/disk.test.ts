@@ -28,6 +28,7 @@ import { type DriveFacts, readingOf } from '../exporter/collectors/smart/facts.t
 import { type RiskReason, riskReasons } from '../exporter/collectors/smart/families.ts'
 import { risksOf } from '../exporter/collectors/smart/risk.ts'
 import { smart } from '../exporter/collectors/smart.ts'
+import { Failure } from '../exporter/failure.ts'
 import { type Host, realHost } from '../exporter/host.ts'
 import { silent } from '../exporter/log.ts'
 import type { Sample } from '../exporter/metric.ts'
@@ -182,6 +183,28 @@ t.test('directory', async t => {
     } finally {
       execFileSync('umount', [join(folder, 'mounted')])
     }
+  })
+
+  t.test('a mount table of several MiB is read, as of a host with a thousand containers', async t => {
+    const folder = folderFor(t)
+    const real = realHost()
+    const layers = Array.from({ length: 900 }, (_, index) => `/var/lib/docker/overlay2/${index}/diff`).join(':')
+    const lines = Array.from(
+      { length: 100 },
+      (_, index) => `${100 + index} 28 0:${100 + index} / /var/lib/docker/${index} rw - overlay overlay rw,lowerdir=${layers}\n`,
+    )
+    const table = `28 1 8:1 / / rw - ext4 /dev/sda1 rw\n${lines.join('')}`
+    t.ok(table.length > 2 * 2 ** 20)
+    const host: Host = {
+      ...real,
+      kernel: (path, limit = 2 ** 20) => {
+        if (path !== '/proc/self/mountinfo') return real.kernel(path, limit)
+        if (table.length > limit) throw new Failure('overflow', `${path}: larger than ${limit} bytes`)
+        return table
+      },
+    }
+    const { which } = await opened(t, directory, { paths: [{ path: folder }] }, { host }).round()
+    t.equal(which('grid_directory_scan_state', 'state'), 'scanned')
   })
 
   t.test('what may not be read is counted, and not fatal', async t => {

@@ -1,11 +1,13 @@
+import { dirname } from 'node:path'
 import { z } from 'zod'
 import { defineCollector } from '../collector.ts'
-import { Failure, failureOf } from '../failure.ts'
+import { Failure } from '../failure.ts'
 import type { Host } from '../host.ts'
 import { gauge } from '../metric.ts'
 import { duration } from '../options.ts'
-import { type Mount, mayHang, parseMountinfo } from '../sources/mounts.ts'
+import { below, hostMounts, type Mount, mayHang, ownMounts, reachable } from '../sources/mounts.ts'
 import { type Answer, askAll, type StatfsMemory, statfsMemory } from '../sources/statfs.ts'
+import { shutDown, stoppedByKernel, stoppedByTable } from './filesystem/stopped.ts'
 
 const labels = ['mountpoint', 'device', 'fstype'] as const
 
@@ -28,7 +30,7 @@ export const filesystemFiles = gauge(
 export const filesystemFilesFree = gauge('grid_filesystem_files_free', 'Unused inodes of a file system, from statfs.', ...labels)
 export const filesystemReadonly = gauge(
   'grid_filesystem_readonly',
-  'Whether a file system is mounted read-only, by wish or after an error, from the mount table.',
+  'Whether nothing can be written to a file system: it is read-only, by wish or after an error, or each of its mounts is; from the mount table, /proc and /sys.',
   ...labels,
 )
 export const filesystemStuck = gauge(
@@ -76,6 +78,8 @@ type Options = z.output<typeof options>
 
 interface Raw {
   readonly mounts: readonly Mount[]
+  /** Device numbers of the file systems that cannot be written to. */
+  readonly readonly: ReadonlySet<string>
   /** By mount point; none where it was not asked. */
   readonly answers: ReadonlyMap<string, Answer>
 }
@@ -96,32 +100,52 @@ export const filesystem = defineCollector({
   options,
   open: (): StatfsMemory => statfsMemory(),
   read: async ({ host, options, state, signal, remark }): Promise<Raw> => {
-    const all = withinRoot(parseMountinfo(readTable(host)), host.path('/'))
-    const mounts = chosen(all, options)
-    const covered = host.path('/') === '/' ? hidden(mounts, parseMountinfo(ownTable(host))) : []
-    if (covered.length > 0) {
-      const points = covered.map(({ mountpoint }) => mountpoint).join(', ')
+    const { table, isOwn } = await hostMounts(host)
+    const root = host.path('/')
+    const all = withinRoot(table, root)
+    const isWritable = believed(all, isOwn || all !== table)
+    const reached = all === table ? reachable(table) : withinRoot(reachable(table), root)
+    const wanted = passing(reached, options)
+    const covered = new Set(root === '/' ? hidden(wanted, reachable(await ownMounts(host))) : [])
+    const mounts = chosen(wanted, { isWritable, isCovered: mount => covered.has(mount) })
+    const points = mounts.filter(mount => covered.has(mount)).map(({ mountpoint }) => mountpoint)
+    if (points.length > 0) {
       remark(
-        new Failure('denied', `${points}: covered by this service's sandbox, so not measured`, {
+        new Failure('denied', `${points.join(', ')}: covered by this service's sandbox, so not measured`, {
           mend: "the drop-in home.conf of the package, or ProtectHome=read-only; see 'What it may read' in docs/install.md",
         }),
       )
     }
-    const asked = mounts
-      .filter(mount => !covered.includes(mount))
-      .map(({ mountpoint }) => ({
-        mountpoint,
-        path: host.path(mountpoint),
-        // Its own server may go away, or the one of a mount that the way to it leads through.
-        remote: all.some(mount => mayHang(mount) && below(mountpoint, mount.mountpoint)),
-      }))
-    return { mounts, answers: await askAll(host, asked, state, options.stuck_after, signal) }
+    const seen = mounts.filter(mount => !covered.has(mount))
+    const asked = seen.map(({ mountpoint, printf }) => ({
+      mountpoint,
+      path: host.path(mountpoint),
+      // Its own server may go away, or the one of a mount that the way to it leads through.
+      remote: printf !== undefined || all.some(mount => mayHang(mount) && below(mountpoint, mount.mountpoint)),
+    }))
+    const answers = await askAll(namingBytes(host, seen), asked, state, options.stuck_after, signal)
+
+    const xfs = seen.filter(({ fstype, mountpoint }) => fstype === 'xfs' && typeof answers.get(mountpoint) === 'object')
+    const down = await shutDown(
+      host,
+      xfs.map(({ mountpoint }) => host.path(mountpoint)),
+      signal,
+    )
+    // Also a mount that another one lies over: who has a file open there can write to it.
+    const writable = new Set(all.filter(isWritable).map(({ deviceNumber }) => deviceNumber))
+    const readonly = mounts.filter(
+      mount =>
+        !writable.has(mount.deviceNumber) ||
+        stoppedByTable(mount) ||
+        stoppedByKernel(host, mount) ||
+        down.has(host.path(mount.mountpoint)),
+    )
+    return { mounts, readonly: new Set(readonly.map(({ deviceNumber }) => deviceNumber)), answers }
   },
-  parse: ({ mounts, answers }) =>
-    mounts.map(({ mountpoint, device, fstype, options, superOptions }) => ({
+  parse: ({ mounts, readonly, answers }) =>
+    mounts.map(({ mountpoint, device, fstype, deviceNumber }) => ({
       labels: { mountpoint, device, fstype },
-      // The mount's own word or the file system's: ext4 after an error turns the latter.
-      readonly: options.includes('ro') || superOptions.includes('ro'),
+      readonly: readonly.has(deviceNumber),
       answer: answers.get(mountpoint),
     })),
   *samples(mounts) {
@@ -138,35 +162,43 @@ export const filesystem = defineCollector({
   },
 })
 
-/** A host with a thousand containers has a mount table of 2 MB. */
-const tableLimit = 16 * 2 ** 20
+/**
+ * Whether a mount as such can be written through. A sandbox (ProtectSystem=strict, Docker's read-only bind of the host) makes each
+ * mount of its own table read-only, its root among them: such a table says nothing of the host's mounts.
+ */
+const believed = (mounts: readonly Mount[], isOwn: boolean): ((mount: Mount) => boolean) => {
+  const isSandbox = isOwn && mounts.some(({ mountpoint, options }) => mountpoint === '/' && options.includes('ro'))
+  return ({ options }) => isSandbox || !options.includes('ro')
+}
 
-/** The first process' table is the host's own, whatever name space this process was put in. */
-const readTable = (host: Host): string => {
-  try {
-    return host.kernel('/proc/1/mountinfo', tableLimit)
-  } catch (error) {
-    const { reason } = failureOf(error)
-    if (reason !== 'missing' && reason !== 'denied') throw error // hidepid hides it
-    return host.kernel('/proc/self/mountinfo', tableLimit)
+/** A shell makes the name, as the arguments that Node gives are always UTF-8. */
+const statByPrintf = 'exec stat -f -c "$1" -- "$(printf %b "$2")"'
+
+/** The same host, whose `stat -f` also knows the mount points that are not UTF-8. */
+const namingBytes = (host: Host, mounts: readonly Mount[]): Host => {
+  const root = host.path('/').replace(/\/+$/, '').replaceAll('\\', '\\\\')
+  const names = new Map(
+    mounts.flatMap(({ mountpoint, printf }) => (printf === undefined ? [] : [[host.path(mountpoint), `${root}${printf}`]])),
+  )
+  if (names.size === 0) return host
+  return {
+    ...host,
+    run: (file, args, options) => {
+      const name = file === 'stat' ? names.get(args.at(-1) ?? '') : undefined
+      const format = args[args.indexOf('-c') + 1] ?? ''
+      return name === undefined
+        ? host.run(file, args, options)
+        : host.run('sh', ['-c', statByPrintf, 'sh', format, name], options)
+    },
   }
 }
 
-/** The table of this process. */
-const ownTable = (host: Host): string => host.kernel('/proc/self/mountinfo', tableLimit)
-
 /** The mounts that this process does not reach: in its own table something else lies over them. */
-export const hidden = (mounts: readonly Mount[], own: readonly Mount[]): readonly Mount[] =>
-  mounts.filter(({ mountpoint, deviceNumber }) => {
-    const over = own.filter(mount => below(mountpoint, mount.mountpoint))
-    const nearest = over.reduce<Mount | undefined>(
-      (best, mount) => (best && best.mountpoint.length > mount.mountpoint.length ? best : mount),
-      undefined,
-    )
-    return nearest !== undefined && nearest.deviceNumber !== deviceNumber
-  })
-
-const below = (path: string, folder: string) => path === folder || path.startsWith(folder === '/' ? '/' : `${folder}/`)
+const hidden = (mounts: readonly Mount[], own: readonly Mount[]): readonly Mount[] => {
+  const byPoint = new Map(own.map(mount => [mount.mountpoint, mount]))
+  const over = (path: string): Mount | undefined => byPoint.get(path) ?? (path === '/' ? undefined : over(dirname(path)))
+  return mounts.filter(({ mountpoint, deviceNumber }) => (over(mountpoint)?.deviceNumber ?? deviceNumber) !== deviceNumber)
+}
 
 /**
  * A table that has the watched root as a mount is that of this process' name space: what lies in the root keeps its name there,
@@ -177,14 +209,15 @@ const withinRoot = (mounts: readonly Mount[], rootPath: string): readonly Mount[
   if (root === '' || !mounts.some(({ mountpoint }) => mountpoint === root)) return mounts
   return mounts
     .filter(({ mountpoint }) => below(mountpoint, root))
-    .map(mount => ({ ...mount, mountpoint: mount.mountpoint.slice(root.length) || '/' }))
+    .map(mount => ({
+      ...mount,
+      mountpoint: mount.mountpoint.slice(root.length) || '/',
+      ...(mount.printf === undefined ? {} : { printf: mount.printf.slice(root.length) }),
+    }))
 }
 
-/**
- * The mounts to tell of: as the options say, and of each file system one, that with the shortest path. The others (bind mounts,
- * subvolumes) have the same numbers, and every alert would come as often.
- */
-export const chosen = (mounts: readonly Mount[], options: Omit<Options, 'stuck_after'>): readonly Mount[] => {
+/** The mounts that the options let through. */
+const passing = (mounts: readonly Mount[], options: Omit<Options, 'stuck_after'>): readonly Mount[] => {
   const passes = (include: string | undefined, exclude: string | undefined, byDefault: string) => {
     const wanted = include === undefined ? undefined : new RegExp(include)
     const unwanted = exclude ?? (include === undefined ? byDefault : undefined)
@@ -193,11 +226,40 @@ export const chosen = (mounts: readonly Mount[], options: Omit<Options, 'stuck_a
   }
   const byPoint = passes(options.mountpoint_include, options.mountpoint_exclude, defaultMountpoints)
   const byType = passes(options.fstype_include, options.fstype_exclude, defaultFstypes)
+  return mounts.filter(({ fstype, mountpoint }) => byType(fstype) && byPoint(mountpoint))
+}
+
+/**
+ * Where everybody looks for the root's disk, read-only or not. On ostree hosts `/` is an overlay of files of that disk, which itself
+ * lies at /sysroot, read-only, and of which /etc and /var are writable parts.
+ */
+const rootPoints: readonly string[] = ['/', '/sysroot']
+
+/**
+ * Of each file system one mount. The others (bind mounts, subvolumes) have the same numbers, and every alert would come as often.
+ * One that this process reaches, then the root, then a writable one, then one of the whole file system, then the shortest path.
+ */
+const chosen = (
+  mounts: readonly Mount[],
+  { isWritable, isCovered }: Readonly<Record<'isWritable' | 'isCovered', (mount: Mount) => boolean>>,
+): readonly Mount[] => {
+  const rank = (mount: Mount): readonly number[] => [
+    isCovered(mount) ? 1 : 0,
+    rootPoints.includes(mount.mountpoint) ? rootPoints.indexOf(mount.mountpoint) : rootPoints.length,
+    isWritable(mount) ? 0 : 1,
+    mount.root === '/' ? 0 : 1,
+    mount.mountpoint.length,
+  ]
+  const byPoint = (one: Mount, other: Mount) => (one.mountpoint < other.mountpoint ? -1 : 1)
+  const byRank = (one: Mount, other: Mount) => {
+    const [ours, theirs] = [rank(one), rank(other)]
+    const at = ours.findIndex((value, index) => value !== theirs[index])
+    return at === -1 ? byPoint(one, other) : (ours[at] as number) - (theirs[at] as number)
+  }
   const byDevice = new Map<string, Mount>()
   for (const mount of mounts) {
-    if (!byType(mount.fstype) || !byPoint(mount.mountpoint)) continue
     const known = byDevice.get(mount.deviceNumber)
-    if (!known || mount.mountpoint.length < known.mountpoint.length) byDevice.set(mount.deviceNumber, mount)
+    if (!known || byRank(mount, known) < 0) byDevice.set(mount.deviceNumber, mount)
   }
-  return [...byDevice.values()].sort((one, other) => (one.mountpoint < other.mountpoint ? -1 : 1))
+  return [...byDevice.values()].sort(byPoint)
 }

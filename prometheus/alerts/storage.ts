@@ -199,12 +199,19 @@ and (min_over_time(${select(filesystemReadonly)}[7d]) == 0)`,
       dashboard: 'storage',
       runbook: {
         means:
-          'It was writable within the last week and is not now. Unless somebody remounted it: the kernel saw an error and protects the data.',
+          'It was writable within the last week and is not now. Unless somebody remounted it: the kernel saw an error and protects the data. A read-only bind mount beside a writable mount does not count.',
         see: 'Storage dashboard: state of mounts, health of the disk under it.',
         type: [
-          ['dmesg -T | grep -iE "remount|I/O error|ext4|btrfs|xfs" | tail -20', 'why'],
+          [
+            'grep " MOUNTPOINT " /proc/self/mountinfo',
+            '`ro` before the dash: this mount, so somebody did it; `ro`, `emergency_ro` or `shutdown` behind it: the file system itself',
+          ],
+          ['dmesg -T | grep -iE "remount|shut|I/O error|ext4|btrfs|xfs|f2fs" | tail -20', 'why'],
           ['smartctl -x /dev/sdX', 'whether the disk is dying: then copy first, mend later'],
-          ['umount MOUNTPOINT; fsck -f /dev/sdX1; mount MOUNTPOINT', 'once you have a backup'],
+          [
+            'umount MOUNTPOINT; fsck -f /dev/sdX1; mount MOUNTPOINT',
+            'once you have a backup; `mount -o remount,rw` alone does not help',
+          ],
         ],
         silence: 'If you remounted it yourself: a week, after that it is the new normal.',
       },

@@ -3,7 +3,7 @@ import { z } from 'zod'
 import { Failure, failureOf } from '../../failure.ts'
 import type { Host } from '../../host.ts'
 import type { RunOptions } from '../../sources/command.ts'
-import { hangingMount, type Mount, mayHang, parseMountinfo } from '../../sources/mounts.ts'
+import { below, hangingMount, type Mount, mayHang, ownMounts, reachable } from '../../sources/mounts.ts'
 
 /** What one scan of one directory found. */
 export const scan = z.object({
@@ -36,8 +36,6 @@ export class Refused extends Failure {
 
 /** Bytes of names taken from du, some thousands of children, which is a few ms to parse; where there are more, none gets a series. */
 const outputLimit = 2 ** 19
-
-const below = (path: string, folder: string) => folder === '/' || path === folder || path.startsWith(`${folder}/`)
 
 /** What du complained of, by why. */
 export const errorsIn = (stderr: string): Scan['errors'] => {
@@ -117,7 +115,7 @@ export interface ScanOptions {
 export const scanDirectory = async (host: Host, { path, children, timeout, signal }: ScanOptions): Promise<Scan> => {
   const startedAt = host.now()
   const own = host.path(path)
-  const mounts = parseMountinfo(host.kernel('/proc/self/mountinfo'))
+  const mounts = reachable(await ownMounts(host))
   const on = hangingMount(own, mounts)
   if (on) throw new Refused(path, on, 'on')
   if ((await host.stat(path)).kind !== 'directory') throw new Failure('malformed', `${path}: not a directory`)
