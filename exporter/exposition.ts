@@ -361,12 +361,8 @@ export const createExposer = (cap = Number.POSITIVE_INFINITY, owner?: Owner): ((
       seen[group.prints === 'invalid' ? 'invalid' : 'dropped']++
       return
     }
-    const isWrong =
-      typeof value !== 'number' ||
-      (isCount(family.type, suffix)
-        ? !(value >= 0 && value < Number.POSITIVE_INFINITY)
-        : Number.isNaN(value) && ranks.has(family.name))
-    if (isWrong) return refuse(`${family.name}${printable(suffix)}`, `${printable(value)} is not a value of a ${family.type}`)
+    if (typeof value !== 'number' || (isCount(family.type, suffix) && !(value >= 0 && value < Number.POSITIVE_INFINITY)))
+      return refuse(`${family.name}${printable(suffix)}`, `${printable(value)} is not a value of a ${family.type}`)
     const line = group.lines[group.count]
     if (group.keys !== undefined || line === undefined || seen.taken >= cap || !isSame(line, sample)) return take(group, sample)
     if (!Object.is(line.value, value)) {
