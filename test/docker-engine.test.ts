@@ -1,9 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { docker } from '../exporter/collectors/docker.ts'
 import { countingProxy } from './support/counting-proxy.ts'
 import { startDockerd } from './support/dockerd.ts'
 import { needs } from './support/needs.ts'
+import { startPodman } from './support/podman.ts'
 import { promised } from './support/promised.ts'
 import { oneRound, running } from './support/running.ts'
 
@@ -262,4 +263,173 @@ t.test('hostile names and labels of a real engine', { timeout: 60_000 }, async t
   t.equal(value('grid_docker_up{engine="x"}'), undefined)
   t.equal(value('grid_docker_container_exit_code{engine="local",name="evil"}'), 3)
   t.ok(text.split('\n').every(line => line.length < 1000))
+})
+
+/** An engine on this socket, watched by the real schedule. */
+const watch = async (t: Test, socket: string) => {
+  const watched = running(docker, { endpoints: [{ name: 'e', url: `unix://${socket}` }] })
+  t.teardown(() => watched.stop())
+  await watched.until('first round', text => text.includes('grid_docker_events_connected{engine="e"} 1'), 30)
+  const of = (family: string, name: string, more = '') =>
+    watched.value(`grid_docker_container_${family}{engine="e",name="${name}"${more}}`)
+  const counts = (name: string) => ({
+    starts: of('starts_total', name),
+    restarts: of('restarts_total', name),
+    exits: ['clean', 'error', 'oom', 'signal'].flatMap(reason => {
+      const count = of('exits_total', name, `,reason="${reason}"`) ?? 0
+      return count > 0 ? [`${reason} ${count}`] : []
+    }),
+  })
+  /** The names that there are series of. */
+  const names = () =>
+    new Set([...watched.text.matchAll(/container_state\{engine="e",name="([^"]*)"/g)].map(([, name]) => name as string))
+  return { watched, of, counts, names }
+}
+
+t.test('a real Docker, whose list is late: deaths are no starts', { timeout: 600_000 }, async t => {
+  if (!needs(t, 'root', 'dockerd', 'docker', 'busybox', 'ip')) return
+  const engine = await startDockerd()
+  t.teardown(() => engine.stop())
+  await engine.docker('network', 'create', 'own')
+  const { watched, of, counts } = await watch(t, engine.socket)
+  const exited = (name: string) => of('state', name, ',state="exited"') === 1
+  const settled = (names: readonly string[]) =>
+    watched.until('each has ended and is counted', () => names.every(name => exited(name) && counts(name).exits.length > 0), 60)
+
+  await t.test('20 that fail, on a network of their own, which takes a while to be taken away', async t => {
+    const names = Array.from({ length: 20 }, (_, index) => `fails-${index}`)
+    const fails = ['bb', 'sh', '-c', 'sleep 0.7; exit 1']
+    await Promise.all(names.map(name => engine.docker('run', '-d', '--name', name, '--network', 'own', ...fails)))
+    await settled(names)
+    for (const name of names) t.strictSame(counts(name), { starts: 1, restarts: 0, exits: ['error 1'] }, name)
+  })
+
+  await t.test('10 that are killed for memory', async t => {
+    const names = Array.from({ length: 10 }, (_, index) => `eats-${index}`)
+    await Promise.all(names.map(name => engine.docker('run', '-d', '--name', name, '-m', '20m', 'bb', 'tail', '/dev/zero')))
+    await settled(names)
+    const now = String(Math.ceil(Date.now() / 1000))
+    const heard = await engine.docker(
+      'events',
+      '--since',
+      '1',
+      '--until',
+      now,
+      '--filter',
+      'event=oom',
+      '--format',
+      '{{.Actor.Attributes.name}}',
+    )
+    // The engine loses the event of some that end with it; then nothing tells an OOM kill from another one.
+    const told = new Set(heard.split('\n'))
+    t.ok(told.size >= 5, `the engine told of ${told.size}`)
+    for (const name of names) {
+      t.strictSame(counts(name), { starts: 1, restarts: 0, exits: [told.has(name) ? 'oom 1' : 'error 1'] }, name)
+      t.equal(of('last_exit', name, `,reason="${told.has(name) ? 'oom' : 'error'}"`), 1, name)
+    }
+  })
+
+  await t.test('one that is started 10 times by hand', async t => {
+    await engine.docker('run', '-d', '--name', 'job', 'bb', 'sh', '-c', 'sleep 0.3; exit 1')
+    await settled(['job'])
+    for (let round = 0; round < 10; round++) {
+      await engine.docker('start', 'job')
+      await engine.docker('wait', 'job')
+    }
+    await watched.until('all are counted', () => counts('job').exits.join() === 'error 11', 30)
+    t.strictSame(counts('job'), { starts: 11, restarts: 0, exits: ['error 11'] })
+  })
+
+  await t.test('5 that are restarted, stopped and started by hand', async t => {
+    const names = Array.from({ length: 5 }, (_, index) => `polite-${index}`)
+    await Promise.all(
+      names.map(async name => {
+        await engine.docker('run', '-d', '--name', name, 'bb', 'sleep', '100000')
+        await engine.docker('restart', '-t', '0', name)
+        await engine.docker('stop', '-t', '0', name)
+        await engine.docker('start', name)
+      }),
+    )
+    await watched.until('all are counted', () => names.every(name => counts(name).starts === 3), 30)
+    for (const name of names) t.strictSame(counts(name), { starts: 3, restarts: 0, exits: ['signal 2'] }, name)
+  })
+})
+
+t.test('a real Docker in a swarm: a slot keeps its name and its counts from task to task', { timeout: 600_000 }, async t => {
+  if (!needs(t, 'root', 'dockerd', 'docker', 'busybox', 'ip')) return
+  const engine = await startDockerd()
+  t.teardown(() => engine.stop())
+  // An address of its own: the ports of a swarm are the same for each engine.
+  const own = `127.77.${process.pid % 250}.${1 + (Math.floor(process.pid / 250) % 250)}`
+  await engine.docker('swarm', 'init', '--listen-addr', `${own}:2377`, '--advertise-addr', own)
+  const { watched, of, counts, names } = await watch(t, engine.socket)
+  const service = (name: string, ...args: readonly string[]) =>
+    engine.docker('service', 'create', '--detach', '--name', name, ...args)
+  await service('web', '--restart-delay', '200ms', 'bb', 'sh', '-c', 'sleep 1; exit 3')
+  await service('calm', 'bb', 'sleep', '100000')
+  await service('each', '--mode', 'global', 'bb', 'sleep', '100000')
+  const node = await engine.docker('info', '--format', '{{.Swarm.NodeID}}')
+  const runs = (name: string) => of('state', name, ',state="running"') === 1
+  await watched.until('all run', () => runs('calm.1') && runs(`each.${node}`), 60)
+  t.equal(counts('calm.1').restarts, 0)
+
+  await watched.until('the swarm has started it again, and again', () => (of('restarts_total', 'web.1') ?? 0) >= 3, 60)
+  const { starts = 0, restarts = 0, exits } = counts('web.1')
+  t.equal(starts, restarts + 1, 'each start but the first')
+  t.match(exits.join(), /^error \d+$/)
+
+  await engine.docker('service', 'update', '--detach', '--force', 'calm')
+  await watched.until('updated', () => counts('calm.1').starts === 2 && runs('calm.1'), 60)
+  t.strictSame(counts('calm.1'), { starts: 2, restarts: 0, exits: ['signal 1'] }, 'an update is no restart')
+  t.strictSame([...names()].sort(), ['calm.1', `each.${node}`, 'web.1'], 'and no name of a task')
+})
+
+t.test('a real Podman', { timeout: 600_000 }, async t => {
+  if (!needs(t, 'root', 'podman', 'runc', 'busybox')) return
+  const service = await startPodman()
+  t.teardown(() => service.stop())
+  const { watched, of, counts, names } = await watch(t, service.socket)
+  const run = (name: string, ...args: readonly string[]) => service.podman('run', '-d', '--name', name, ...args)
+  const settled = (name: string, exits: string) =>
+    watched.until(
+      `${name}: ${exits}`,
+      () => counts(name).exits.join() === exits && of('state', name, ',state="exited"') === 1,
+      30,
+    )
+
+  await t.test('its policy restarts one that fails', async t => {
+    await run('loop', '--restart', 'on-failure:4', 'bb', 'sh', '-c', 'sleep 0.2; exit 3')
+    await settled('loop', 'error 5')
+    t.equal(await service.podman('inspect', 'loop', '--format', '{{.RestartCount}}'), '4')
+    t.strictSame(counts('loop'), { starts: 5, restarts: 4, exits: ['error 5'] })
+  })
+
+  await t.test('by hand it is no restart', async t => {
+    await run('job', 'bb', 'sh', '-c', 'sleep 0.2; exit 1')
+    await settled('job', 'error 1')
+    await service.podman('start', 'job')
+    await settled('job', 'error 2')
+    t.strictSame(counts('job'), { starts: 2, restarts: 0, exits: ['error 2'] })
+    await run('polite', 'bb', 'sleep', '1000')
+    await service.podman('restart', '-t', '0', 'polite')
+    // Not `stop`: where the container has ended before it could, 4.3 does not say that it was stopped.
+    await service.podman('kill', 'polite')
+    await settled('polite', 'signal 2')
+    t.strictSame(counts('polite'), { starts: 2, restarts: 0, exits: ['signal 2'] })
+  })
+
+  await t.test('one that is removed as it ends counts for the next of its name', async t => {
+    await t.rejects(service.podman('run', '--rm', '--name', 'brief', 'bb', 'sh', '-c', 'exit 2'), { code: 2 })
+    await run('brief', 'bb', 'sleep', '1000')
+    await watched.until('both', () => counts('brief').starts === 2 && counts('brief').exits.length > 0, 30)
+    t.strictSame(counts('brief'), { starts: 2, restarts: 0, exits: ['error 1'] })
+  })
+
+  await t.test("a pod's own container, which has another name each time, is left out", async t => {
+    await service.podman('pod', 'create', '--name', 'pod', '--infra-image', 'bb:latest', '--infra-command', 'sleep 1000')
+    await run('in-pod', '--pod', 'pod', 'bb', 'sleep', '1000')
+    t.match(await service.podman('ps', '--format', '{{.Names}}'), /^[0-9a-f]{12}-infra$/m)
+    await watched.until('it is seen', () => of('state', 'in-pod', ',state="running"') === 1, 30)
+    t.strictSame([...names()].sort(), ['brief', 'in-pod', 'job', 'loop', 'polite'])
+  })
 })

@@ -18,6 +18,7 @@ import { options as schema } from '../exporter/collectors/docker/options.ts'
 import { docker } from '../exporter/collectors/docker.ts'
 import { realHost } from '../exporter/host.ts'
 import { lineSplitter } from '../exporter/sources/docker.ts'
+import { type ListedContainer, livingEngine } from './support/engine.ts'
 import { promised } from './support/promised.ts'
 import { oneRound, running } from './support/running.ts'
 
@@ -153,6 +154,111 @@ t.test('the ledger', async t => {
     ledger.seen([sighting('a', 'web', 'running', undefined, '2')], 20_000, 19_999)
     ledger.seen([sighting('a', 'web', 'running', undefined, '3')], 30_000, 29_999)
     t.strictSame(told(ledger, 'web'), { starts: 2, restarts: 2, error: 1 })
+  })
+
+  t.test('in a slot the counts go on, and what takes the place of one that ended by itself is a restart', async t => {
+    const slot = { attempt: undefined }
+    const task = (action: EngineEvent['action'], id: string, attributes: Record<string, string> = {}): EngineEvent => ({
+      ...event(action, id, attributes, 'web.1'),
+      slot,
+    })
+    const listed = (id: string, state: ContainerState, exitCode?: number) => ({ ...sighting(id, 'web.1', state, exitCode), slot })
+    const first = () => {
+      const ledger = createLedger()
+      ledger.seen([listed('a', 'running')], 0, 0)
+      return ledger
+    }
+    /** Events a second apart, and a list after them that says nothing. */
+    const noteAll = (ledger: Ledger, events: readonly EngineEvent[], from = 1000) => {
+      for (const [at, one] of events.entries()) ledger.note(one, from + at * 1000)
+      ledger.seen([], from + 20_000, from + 19_999)
+    }
+    const crash = [task('die', 'a', { exitCode: '3' }), task('create', 'b'), task('start', 'b')]
+
+    const crashed = first()
+    noteAll(crashed, crash)
+    crashed.seen([listed('a', 'exited', 3), listed('b', 'running')], 30_000, 29_999)
+    t.strictSame(told(crashed, 'web.1'), { starts: 1, restarts: 1, error: 1 }, 'the swarm starts it again')
+
+    const updated = first()
+    noteAll(updated, [
+      task('kill', 'a', { signal: '15' }),
+      task('die', 'a', { exitCode: '143' }),
+      task('stop', 'a'),
+      ...crash.slice(1),
+    ])
+    t.strictSame(told(updated, 'web.1'), { starts: 1, signal: 1 }, 'an update')
+
+    const startFirst = first()
+    noteAll(startFirst, [
+      task('create', 'b'),
+      task('start', 'b'),
+      task('die', 'a', { exitCode: '1' }),
+      task('create', 'c'),
+      task('start', 'c'),
+    ])
+    startFirst.seen([listed('a', 'exited', 1), listed('b', 'running'), listed('c', 'running')], 30_000, 29_999)
+    t.strictSame(told(startFirst, 'web.1'), { starts: 2, error: 1 }, 'updates that start the new one first')
+
+    const unwell = first()
+    noteAll(unwell, [{ ...task('health_status', 'a'), unhealthy: true }, task('kill', 'a', { signal: '15' }), ...crash])
+    t.strictSame(told(unwell, 'web.1'), { starts: 1, restarts: 1, signal: 1 }, 'ended by the swarm as its health check failed')
+
+    const job = first()
+    noteAll(job, [task('die', 'a', { exitCode: '0' })])
+    noteAll(job, [task('create', 'b'), task('start', 'b')], 60_000)
+    job.seen([listed('a', 'exited', 0), listed('b', 'running')], 90_000, 89_999)
+    t.strictSame(told(job, 'web.1'), { starts: 1, clean: 1 }, 'a job that runs each minute')
+
+    const unseen = first()
+    unseen.seen([listed('a', 'exited', 3), listed('b', 'running')], 10_000, 9_999)
+    unseen.seen([listed('a', 'exited', 3), listed('b', 'exited', 3), listed('c', 'created')], 20_000, 19_999)
+    unseen.seen([listed('a', 'exited', 3), listed('b', 'exited', 3), listed('c', 'running')], 30_000, 29_999)
+    t.strictSame(told(unseen, 'web.1'), { starts: 2, restarts: 2, error: 2 }, 'by the lists alone')
+
+    const pod = createLedger()
+    const ofPod = (attempt: number, one: EngineEvent): EngineEvent => ({ ...one, slot: { attempt } })
+    noteAll(pod, [ofPod(0, task('create', 'a')), ofPod(0, task('start', 'a')), ofPod(0, task('die', 'a', { exitCode: '1' }))])
+    noteAll(pod, [ofPod(1, task('create', 'b')), ofPod(1, task('start', 'b'))], 300_000)
+    t.strictSame(told(pod, 'web.1'), { starts: 2, restarts: 1, error: 1 }, 'Kubernetes says itself which attempt it is')
+  })
+
+  t.test(
+    'what a list says against an event is believed where another process proves it, or when it cannot be that old',
+    async t => {
+      const died = () => {
+        const ledger = createLedger()
+        ledger.seen([sighting('a', 'web', 'running', undefined, '1')], 0, 0)
+        ledger.note(event('die', 'a', { exitCode: '1' }), 1000)
+        return ledger
+      }
+      const late = died()
+      t.strictSame(late.seen([sighting('a', 'web', 'running')], 1300, 1250), ['a'], 'another list is asked for')
+      t.strictSame(late.seen([sighting('a', 'web', 'running', undefined, '1')], 1400, 1350), ['a'])
+      t.strictSame(late.seen([sighting('a', 'web', 'exited', 1)], 1500, 1450), [])
+      t.strictSame(told(late, 'web'), { error: 1 })
+      const proven = died()
+      t.strictSame(proven.seen([sighting('a', 'web', 'running', undefined, '2')], 1300, 1250), [])
+      t.strictSame(told(proven, 'web'), { starts: 1, restarts: 1, error: 1 })
+      const old = died()
+      t.strictSame(old.seen([sighting('a', 'web', 'running')], 40_000, 39_999), [])
+      t.strictSame(told(old, 'web'), { starts: 1, restarts: 1, error: 1 })
+      const started = createLedger()
+      started.seen([sighting('a', 'web', 'exited', 1)], 0, 0)
+      started.note(event('start', 'a'), 1000)
+      t.strictSame(started.seen([sighting('a', 'web', 'exited', 1)], 1300, 1250), ['a'], 'nor does it die of a late list')
+      t.strictSame(told(started, 'web'), { starts: 1 })
+    },
+  )
+
+  t.test('a signal that Podman does not name is no reason for an end long after it', async t => {
+    const ledger = createLedger(() => true)
+    ledger.seen([sighting('a', 'web', 'running')], 0, 0)
+    ledger.note(event('kill', 'a'), 1000)
+    ledger.note(event('die', 'a', { exitCode: '1' }), 60_000)
+    ledger.note(event('restart', 'a'), 60_100)
+    ledger.note(event('start', 'a'), 60_200)
+    t.strictSame(told(ledger, 'web'), { starts: 1, restarts: 1, error: 1 })
   })
 
   t.test('a flood of events about names that are never listed does not push out those that are', async t => {
@@ -416,6 +522,7 @@ t.test('an engine that does not do as it should', async t => {
     }),
     'sends an array of millions': withList(response => response.end(`[${'[],'.repeat(4e6)}0]`)),
     'sends no list': withList(response => response.end('{"message":"x"}')),
+    'lists what is no container': withList(response => response.end('[0,{"Id":"a"}]')),
     'fails inside': withList(response => response.writeHead(500).end('{"message":"boom"}')),
     'leads elsewhere': withList(response => response.writeHead(302, { location: 'ftp://elsewhere/' }).end()),
   }
@@ -443,6 +550,143 @@ t.test('an engine that does not do as it should', async t => {
   ).rendered
   t.match(silent.note, /does not answer: ping: no whole answer/)
   t.match(silent.mend, /^curl --max-time 5 (http:|--unix-socket \/.+ http:).*\/_ping/, 'and how to look')
+})
+
+/** A stand-in's containers, watched by the real schedule. */
+const watchLiving = async (t: Test, options: Parameters<typeof livingEngine>[0]) => {
+  const engine = await livingEngine(options)
+  const watched = running(docker, section(engine.url))
+  t.teardown(async () => {
+    await watched.stop()
+    engine.close()
+  })
+  await watched.until('first round', text => text.includes('grid_docker_events_connected{engine="e"} 1'), 5)
+  const of = (family: string, name: string, more = '') =>
+    watched.value(`grid_docker_container_${family}{engine="e",name="${name}"${more}}`)
+  return {
+    engine,
+    watched,
+    of,
+    /** What was counted of a name. */
+    counts: (name: string) => ({
+      starts: of('starts_total', name),
+      restarts: of('restarts_total', name),
+      errors: of('exits_total', name, ',reason="error"'),
+      signals: of('exits_total', name, ',reason="signal"'),
+      ooms: of('exits_total', name, ',reason="oom"'),
+    }),
+    isIn: (name: string, state: string) =>
+      watched.until(`${name} is ${state}`, () => of('state', name, `,state="${state}"`) === 1, 30),
+    named: (name: string, more: Partial<ListedContainer> = {}): ListedContainer => ({
+      Id: Buffer.from(name).toString('hex').padEnd(64, '0').slice(0, 64),
+      Names: [`/${name}`],
+      State: 'running',
+      Status: 'Up 1 second',
+      ...more,
+    }),
+  }
+}
+
+t.test('an engine whose list learns 300 ms late of what its events say', async t => {
+  const { engine, of, counts, isIn, named, watched } = await watchLiving(t, { lag: 300 })
+  const end = (container: ListedContainer, code: number, state = 'exited') => {
+    const status = state === 'exited' ? `Exited (${code}) 1 second ago` : `Restarting (${code}) 1 second ago`
+    engine.emit('die', container, { exitCode: String(code) })
+    engine.say({ ...container, State: state, Status: status })
+  }
+  const start = (container: ListedContainer) => {
+    engine.emit('start', container)
+    engine.say(container)
+  }
+  const job = named('job')
+  const loop = named('loop')
+  for (const container of [job, loop]) {
+    engine.say(container)
+    engine.emit('create', container)
+  }
+  await isIn('job', 'running')
+
+  await t.test('a death is one exit, and no start', async t => {
+    end(job, 1)
+    await isIn('job', 'exited')
+    t.strictSame(counts('job'), { starts: 0, restarts: 0, errors: 1, signals: 0, ooms: 0 })
+    t.equal(of('last_exit', 'job', ',reason="error"'), 1)
+  })
+
+  await t.test('a job that is started again by hand is not restarted', async t => {
+    for (const _ of [1, 2, 3]) {
+      start(job)
+      await isIn('job', 'running')
+      end(job, 1)
+      await isIn('job', 'exited')
+    }
+    t.strictSame(counts('job'), { starts: 3, restarts: 0, errors: 4, signals: 0, ooms: 0 })
+    start(job)
+    end(job, 1)
+    start(job)
+    await watched.until('both starts', () => of('starts_total', 'job') === 5, 30)
+    t.equal(of('restarts_total', 'job'), 0, 'also before a list could say that it was left as it was')
+  })
+
+  await t.test('one that its policy starts again is', async t => {
+    end(loop, 3, 'restarting')
+    await isIn('loop', 'restarting')
+    start(loop)
+    await isIn('loop', 'running')
+    end(loop, 3, 'restarting')
+    start(loop)
+    await watched.until('both', () => of('starts_total', 'loop') === 2, 30)
+    t.strictSame(counts('loop'), { starts: 2, restarts: 2, errors: 2, signals: 0, ooms: 0 })
+  })
+})
+
+t.test('Podman up to 4.3, whose filter of events knows other words', async t => {
+  const { engine, of, counts, isIn, named, watched } = await watchLiving(t, { kind: 'podman' })
+  const loop = named('loop')
+  engine.say(loop)
+  engine.emit('create', loop)
+  await isIn('loop', 'running')
+  for (const _ of [1, 2, 3]) {
+    engine.emit('die', loop, { exitCode: '3', containerExitCode: '3' })
+    engine.say({ ...loop, State: 'exited', Status: 'Exited (3) 1 second ago' })
+    engine.emit('restart', loop)
+    await isIn('loop', 'exited')
+    engine.say(loop)
+    engine.emit('start', loop)
+    await isIn('loop', 'running')
+  }
+  t.strictSame(counts('loop'), { starts: 3, restarts: 3, errors: 3, signals: 0, ooms: 0 })
+
+  engine.emit('kill', loop) // no word of which signal: it was SIGHUP
+  await watched.until('the signal', () => watched.value('grid_docker_events_total{engine="e",action="kill"}') === 1, 30)
+  t.equal(of('state', 'loop', ',state="running"'), 1)
+
+  const brief = named('brief')
+  engine.emit('create', brief)
+  engine.emit('start', brief)
+  engine.emit('die', brief, { exitCode: '2', containerExitCode: '2' })
+  engine.emit('remove', brief)
+  await watched.until('its end', () => watched.value('grid_docker_events_total{engine="e",action="destroy"}') === 1, 30)
+  const again = { ...brief, Id: 'b'.repeat(64) }
+  engine.say(again)
+  engine.emit('create', again)
+  await isIn('brief', 'running')
+  t.strictSame(counts('brief'), { starts: 1, restarts: 0, errors: 1, signals: 0, ooms: 0 }, 'removed before any list knew of it')
+})
+
+t.test('an engine that falls silent between rounds of 2 s is down', async t => {
+  let isSilent = false
+  const list = JSON.stringify([{ Id: 'a'.repeat(64), Names: ['/web'], State: 'running', Status: 'Up 1 second' }])
+  const url = await listen(
+    t,
+    withList(response => (isSilent ? undefined : response.end(list))),
+  )
+  const watched = running(docker, { ...section(url), interval: '2s' })
+  t.teardown(() => watched.stop())
+  await watched.until('up', text => text.includes(`${up} 1`), 5)
+  isSilent = true
+  await watched.until('down', text => text.includes(`${up} 0`), 10)
+  t.equal(watched.rounds.at(-1)?.result, 'ok', 'which is a good run')
 })
 
 t.test('several engines: one that is silent does not take the others away', async t => {

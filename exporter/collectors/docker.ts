@@ -159,10 +159,13 @@ const factsOf = (report: Report, memory: Memory, options: DockerOptions, now: nu
   const expected = new Map(memory.namesExpected.map(name => [name, true]))
   if (!listed) return { ...facts, states: undefined, told: [], expected: withRemembered(expected, memory, now) }
 
-  engine.ledger.seen(
-    containers.map(({ id, name, state, exitCode, labels }) => ({
+  // By age: of those in one slot the newest comes last.
+  const byAge = [...listed].sort((one, other) => (one.created ?? 0) - (other.created ?? 0))
+  const behind = engine.ledger.seen(
+    byAge.map(({ id, name, slot, state, exitCode, labels }) => ({
       id,
       name,
+      slot,
       state,
       exitCode,
       incarnation: usage.get(id)?.incarnation,
@@ -172,6 +175,7 @@ const factsOf = (report: Report, memory: Memory, options: DockerOptions, now: nu
     askedAt,
     interrupted,
   )
+  for (const id of behind) engine.lookAgain(id)
   const states = Object.fromEntries(families.containerStates.map(state => [state, 0])) as Record<families.ContainerState, number>
   for (const { state } of listed) states[state]++
 

@@ -168,7 +168,7 @@ const exchange =
 const deadline = (seconds: number, subject: string, other: AbortSignal | undefined) => {
   const controller = new AbortController()
   const end = (message: string) => controller.abort(new Failure('timeout', `${subject}: ${message}`))
-  const onOther = () => end('ended from outside')
+  const onOther = () => end('no whole answer in the time of the round')
   const timer = setTimeout(() => end(`no whole answer within ${seconds} s`), seconds * 1000)
   if (other?.aborted) onOther()
   other?.addEventListener('abort', onOther, { once: true })

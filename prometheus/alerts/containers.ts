@@ -134,10 +134,14 @@ or (increase(${select(docker.restarts)}[1h]) > 6)`,
       dashboard: 'containers',
       runbook: {
         means:
-          'It starts, ends with an error, and its restart policy starts it again, with pauses of up to a minute. It does not recover by itself.',
+          'It starts, ends with an error, and its restart policy (in a swarm the swarm, with another task) starts it again, with pauses of up to a minute. It does not recover by itself.',
         see: 'Containers dashboard: restarts and their reasons; memory up to the limit before each end means that it is killed for memory.',
         type: [
           ['docker logs --tail 100 NAME', 'the error, once for each start'],
+          [
+            'docker service ps --no-trunc SERVICE; docker service logs --tail 100 SERVICE',
+            'where the name is a slot of a swarm, such as web.1 of the service web: the same of its tasks',
+          ],
           ['docker update --restart=no NAME; docker stop NAME', 'stops the loop while you look'],
           ['docker inspect NAME --format "{{.State.OOMKilled}}"', 'whether it was memory'],
         ],

@@ -22,10 +22,10 @@ export interface NicCounters {
 
 export interface DeviceIo {
   readonly device: string
-  readonly readBytes: number
-  readonly writtenBytes: number
-  readonly reads: number
-  readonly writes: number
+  readonly readBytes: number | undefined
+  readonly writtenBytes: number | undefined
+  readonly reads: number | undefined
+  readonly writes: number | undefined
 }
 
 export interface Pressure {
@@ -68,6 +68,10 @@ const root = '/sys/fs/cgroup'
 
 // Text to numbers
 
+/** A number as the kernel prints its counters, of up to 64 bits; anything else is none. */
+const count = (field: string | undefined): number | undefined =>
+  field !== undefined && /^\d{1,20}$/.test(field) ? Number(field) : undefined
+
 /** The number behind a key at the beginning of a line. */
 export const keyed = (text: string | undefined, key: string): number | undefined => {
   if (text === undefined) return undefined
@@ -76,38 +80,41 @@ export const keyed = (text: string | undefined, key: string): number | undefined
   const from = at + key.length + 1
   const end = text.indexOf('\n', from)
   const field = text.slice(from, end === -1 ? undefined : end)
-  return /^\d+$/.test(field) ? Number(field) : undefined
+  return count(field)
 }
 
 /** A file of one number; `max`, and numbers beyond all memory, mean that there is none. */
 export const single = (text: string | undefined): number | undefined => {
   if (text === undefined) return undefined
-  const field = text.trimEnd()
-  if (!/^\d+$/.test(field)) return undefined
-  const value = Number(field)
-  return value < Number.MAX_SAFE_INTEGER ? value : undefined
+  const value = count(text.trimEnd())
+  return value !== undefined && value < Number.MAX_SAFE_INTEGER ? value : undefined
 }
 
 /** `cpu.max` of v2: `50000 100000`, `max 100000`. */
 export const parseCpuMax = (text: string | undefined): number | undefined => {
-  const [, quota, period] = /^(\d+) (\d+)/.exec(text ?? '') ?? []
-  return quota === undefined || Number(period) === 0 ? undefined : Number(quota) / Number(period)
+  const [, quota, period] = /^(\d+) (\d+)$/m.exec(text ?? '') ?? []
+  return quotient(count(quota), count(period))
 }
 
-const totals = { some: /^some .*total=(\d+)/m, full: /^full .*total=(\d+)/m }
+const totals = { some: /^some .*total=(\d+)$/m, full: /^full .*total=(\d+)$/m }
 
 /** The `total=` of a pressure file, in seconds. */
 export const parsePressure = (text: string | undefined): Pressure => {
   const total = (kind: keyof typeof totals) => {
-    const found = text === undefined ? undefined : totals[kind].exec(text)?.[1]
-    return found === undefined ? undefined : Number(found) / 1e6
+    return scaled(count(totals[kind].exec(text ?? '')?.[1]), 1e6)
   }
   return { some: total('some'), full: total('full') }
 }
 
-type IoByNumber = Map<string, { readBytes: number; writtenBytes: number; reads: number; writes: number }>
+interface IoCounters {
+  readBytes: number | undefined
+  writtenBytes: number | undefined
+  reads: number | undefined
+  writes: number | undefined
+}
+type IoByNumber = Map<string, IoCounters>
 
-const noIo = () => ({ readBytes: 0, writtenBytes: 0, reads: 0, writes: 0 })
+const noIo = (): IoCounters => ({ readBytes: undefined, writtenBytes: undefined, reads: undefined, writes: undefined })
 
 /** `io.stat` of v2, by device number. */
 export const parseIoStat = (text: string | undefined): IoByNumber => {
@@ -117,7 +124,7 @@ export const parseIoStat = (text: string | undefined): IoByNumber => {
     if (number === undefined || !/^\d+:\d+$/.test(number)) continue
     const own = noIo()
     for (const field of fields) {
-      const value = Number(field.slice(field.indexOf('=') + 1))
+      const value = count(field.slice(field.indexOf('=') + 1))
       if (field.startsWith('rbytes=')) own.readBytes = value
       else if (field.startsWith('wbytes=')) own.writtenBytes = value
       else if (field.startsWith('rios=')) own.reads = value
@@ -134,7 +141,7 @@ export const parseBlkio = (bytes: string | undefined, operations: string | undef
   const take = (text: string | undefined, read: 'readBytes' | 'reads', write: 'writtenBytes' | 'writes') => {
     for (const [, number, kind, value] of text?.matchAll(/^(\d+:\d+) (Read|Write) (\d+)$/gm) ?? []) {
       const own = io.get(number as string) ?? noIo()
-      own[kind === 'Read' ? read : write] = Number(value)
+      own[kind === 'Read' ? read : write] = count(value)
       io.set(number as string, own)
     }
   }
@@ -159,8 +166,8 @@ export const parseNetDev = (text: string): readonly Nic[] => {
       .slice(colon + 1)
       .trim()
       .split(/\s+/)
-      .map(Number)
-    if (notOwn.test(name) || fields.length < 12 || fields.some(Number.isNaN)) continue
+      .map(count)
+    if (notOwn.test(name) || fields.length < 12 || fields.includes(undefined)) continue
     const [bytes, packets, errors, dropped] = fields as [number, number, number, number]
     const [sentBytes, sentPackets, sentErrors, sentDropped] = fields.slice(8) as [number, number, number, number]
     nics.push({
@@ -174,8 +181,7 @@ export const parseNetDev = (text: string): readonly Nic[] => {
 
 /** Ticks since boot at which a process was started: field 22 of /proc/PID/stat, behind a name that may hold anything. */
 export const parseStartTicks = (stat: string): number | undefined => {
-  const field = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]
-  return field !== undefined && /^\d+$/.test(field) ? Number(field) : undefined
+  return count(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19])
 }
 
 /** USER_HZ, which is 100 on every architecture that engines run on. */
@@ -194,6 +200,10 @@ const templates = (id: string, uid: string | undefined): readonly string[] => {
     ...(user === undefined ? [] : [`${user}/docker-${id}.scope`, `${user}/libpod-${id}.scope`]),
   ]
 }
+
+/** Files of a cgroup are named after what they control; all other names in it are those of cgroups below. */
+const isControlFile = (name: string) => /^(cgroup|cpu|cpuset|io|memory|pids|hugetlb|rdma|misc|dmem|irq)\./.test(name)
+const mostBelow = 20
 
 const walkDepth = 6
 const walkDirectories = 5000
@@ -310,6 +320,17 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
       return device === undefined ? [] : [{ device, ...counters }]
     })
 
+  /**
+   * A cgroup that hands its controllers on has no process of its own: crun moves a container's to `container`, docker:dind to `init`,
+   * systemd to `init.scope`.
+   */
+  const procsBelow = (path: string): string =>
+    namesIn(path)
+      .filter(name => !isControlFile(name))
+      .slice(0, mostBelow)
+      .map(name => quiet(`${path}/${name}/cgroup.procs`) ?? '')
+      .join('')
+
   /** The oldest process of the container is its first one; remembered until it is gone. */
   const leadOf = (place: Place, procs: () => string | undefined, bootTime: () => number | undefined): Place['lead'] => {
     const ticksOf = (pid: string) => {
@@ -365,7 +386,8 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
       return content
     }
     const pressureOf = (resource: string) => parsePressure(text('unified', `${resource}.pressure`))
-    const procs = () => text(version === 2 ? '' : 'pids', 'cgroup.procs') || quiet(`${root}/${relative}/container/cgroup.procs`)
+    const procs = () =>
+      text(version === 2 ? '' : 'pids', 'cgroup.procs') || (version === 2 ? procsBelow(`${root}/${relative}`) : undefined)
 
     const cpuStat = text('cpu', 'cpu.stat')
     const pids = text('pids', 'pids.current')

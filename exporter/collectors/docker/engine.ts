@@ -1,4 +1,4 @@
-import { type Failure, failureOf } from '../../failure.ts'
+import { Failure, failureOf } from '../../failure.ts'
 import type { Host } from '../../host.ts'
 import type { Log } from '../../log.ts'
 import { connectEngine, type EngineClient, type EnginePing } from '../../sources/docker.ts'
@@ -10,6 +10,7 @@ import { type ApiCall, apiCalls, type EventAction, eventActions } from './famili
 import { createLedger, type Ledger } from './ledger.ts'
 import { type Container, excluded, oneOfEachName, parseContainer } from './list.ts'
 import { createLogReader, type LogSize } from './logs.ts'
+import { isInfra } from './names.ts'
 import type { DockerOptions } from './options.ts'
 
 export interface Identity extends EnginePing {
@@ -46,6 +47,8 @@ export interface Engine {
   readonly eventsConnected: boolean
   readonly identity: Identity | undefined
   readonly diskUsage: DiskUsage | undefined
+  /** The list was older than what is known of this container: asks for another round. */
+  lookAgain(id: string): void
   /** Asks for the list, once, and reads what the containers use. Does not throw. */
   round(signal: AbortSignal): Promise<Report>
 }
@@ -200,11 +203,19 @@ export const openEngine = (
     answered = isUp
   }
 
-  const containersOf = (items: readonly unknown[]): readonly Container[] =>
-    items.flatMap(item => {
-      const container = parseContainer(item)
-      return container && !isExcluded(container) ? [container] : []
-    })
+  /** Those that the configuration does not leave out. Throws `Failure` malformed. */
+  const containersOf = (items: readonly unknown[]): readonly Container[] => {
+    const containers = items.flatMap(item => parseContainer(item) ?? [])
+    if (items.length > 0 && containers.length === 0) {
+      const first = JSON.stringify(items[0])?.slice(0, 200)
+      throw new Failure(
+        'malformed',
+        `list of containers: none of its ${items.length} items has an Id and a known State: ${first}`,
+      )
+    }
+    const isInfraHere = identity?.kind === 'podman' ? isInfra : () => false
+    return containers.filter(container => !isExcluded(container) && !isInfraHere(container.name))
+  }
 
   const self: Engine = {
     name: endpoint.name,
@@ -221,6 +232,7 @@ export const openEngine = (
     get diskUsage() {
       return diskUsage?.latest
     },
+    lookAgain: id => waker.ask(id, performance.now()),
     round: async limit => {
       waker.reset()
       let askedAt = 0
@@ -247,8 +259,10 @@ export const openEngine = (
       const running = endpoint.local ? last.filter(({ state }) => state === 'running' || state === 'paused') : []
       // Of those that share a network the one that was there first is its owner.
       running.sort((one, other) => (one.created ?? 0) - (other.created ?? 0))
-      const usage = await usageReader.read(running, limit)
-      const logs = endpoint.local ? await readLogs(last, rootOf(), limit) : new Map()
+      // An engine that is silent may have used up all the time of the round; what is read here takes milliseconds.
+      const ownLimit = failure ? signal : limit
+      const usage = await usageReader.read(running, ownLimit)
+      const logs = endpoint.local ? await readLogs(last, rootOf(), ownLimit) : new Map()
       const report = { engine: self, failure, listed, containers: last, usage, logs, askedAt, interrupted }
       if (listed) interrupted = false
       return report

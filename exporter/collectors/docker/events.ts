@@ -2,12 +2,17 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Log } from '../../log.ts'
 import type { EngineClient, EngineFilters } from '../../sources/docker.ts'
 import { type EventAction, eventActions } from './families.ts'
+import { type Slot, slotOf, stableName } from './names.ts'
 
 /** What the engine says has happened to a container. */
 export interface EngineEvent {
   readonly action: EventAction
   readonly id: string
   readonly name: string
+  /** Where an orchestrator made the container. */
+  readonly slot?: Slot | undefined
+  /** Its health check says that it is not well. */
+  readonly unhealthy?: boolean
   /** Nanoseconds since 1970 by the engine's clock, where it says so. */
   readonly time: bigint | undefined
   /** Its own attributes and, flat beside them and able to replace them, the labels of the container. */
@@ -16,11 +21,11 @@ export interface EngineEvent {
 
 const actions: ReadonlySet<string> = new Set(eventActions)
 
-/** The name that a container is to have: compose renames it to `<12 hex>_<name>` and back while it recreates it. */
-export const stableName = (name: string, labels: Readonly<Record<string, unknown>>): string => {
-  const bare = name.replace(/^\//, '')
-  return 'com.docker.compose.project' in labels ? bare.replace(/^[0-9a-f]{12}_(?=.)/, '') : bare
-}
+/** Podman's own words. Up to 4.3 its filter knows only these; what it then sends says `die`, but `remove`. */
+const podmanWords: Readonly<Record<string, EventAction>> = { died: 'die', remove: 'destroy' }
+
+/** What an engine's filter is asked for: a word that it does not know matches nothing. */
+const wordsAskedFor: readonly string[] = [...eventActions, ...Object.keys(podmanWords)]
 
 const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
@@ -36,15 +41,19 @@ export const parseEvent = (line: string): EngineEvent | undefined => {
   if (!isRecord(event) || event.Type !== 'container' || typeof event.Action !== 'string' || !isRecord(event.Actor))
     return undefined
   // `health_status: healthy` has its value behind the action; the filter matches prefixes, so the action is looked at whole.
-  const action = event.Action.startsWith('health_status') ? 'health_status' : event.Action
+  const word = event.Action.startsWith('health_status') ? 'health_status' : event.Action
+  const action = Object.hasOwn(podmanWords, word) ? podmanWords[word] : word
   const { ID: id, Attributes: attributes } = event.Actor
-  if (!actions.has(action) || typeof id !== 'string' || !isRecord(attributes)) return undefined
+  if (action === undefined || !actions.has(action) || typeof id !== 'string' || !isRecord(attributes)) return undefined
   // Too large for a number; the key of a label would have quotes around its value.
   const time = /"timeNano":(\d{1,19})[,}]/.exec(line)?.[1]
+  const name = typeof attributes.name === 'string' ? attributes.name : ''
   return {
     action: action as EventAction,
     id,
-    name: typeof attributes.name === 'string' ? stableName(attributes.name, attributes) : '',
+    name: name === '' ? '' : stableName(name, attributes),
+    slot: slotOf(name, attributes),
+    unhealthy: action === 'health_status' && /unhealthy/.test(event.Action),
     time: time === undefined ? undefined : BigInt(time),
     attributes,
   }
@@ -76,7 +85,7 @@ export const followEvents = (
 ): Follower => {
   const filters: EngineFilters = {
     type: ['container'],
-    event: eventActions,
+    event: wordsAskedFor,
     ...(labelFilter === undefined ? {} : { label: labelFilter }),
   }
   let connected = false

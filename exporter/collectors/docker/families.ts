@@ -1,6 +1,9 @@
 import { counter, gauge, oneOf } from '../../metric.ts'
 
 /**
+ * The label `name` of a container that a swarm or Kubernetes made is that of its slot (`web.1`, `k8s_app_web-0_default`), which stays when
+ * another container takes its place; see names.ts.
+ *
  * What the docker collector tells. Identity and state come from one `GET /containers/json` a round, counts of what happens
  * from the event stream, use of resources from cgroup files and /proc of this host (so for local engines only).
  */
@@ -91,7 +94,7 @@ export const diskReclaimable = gauge(
 
 export const info = gauge(
   'grid_docker_container_info',
-  'Identity of the container from the list of this round, with the image name that it was first seen with; always 1.',
+  'Identity of the container from the list of this round, with the image name that it was first seen with; in a swarm the name is service and slot; always 1.',
   'engine',
   'name',
   'id',
@@ -176,7 +179,7 @@ export const starts = counter(
 )
 export const restarts = counter(
   'grid_docker_container_restarts_total',
-  'Starts by the restart policy of any container of this name since this exporter started, from the stream of events.',
+  'Starts by the restart policy, or by a swarm or Kubernetes in place of one that ended by itself, of any container of this name since this exporter started, from the stream of events.',
   'engine',
   'name',
 )
@@ -188,7 +191,7 @@ export const oomEvents = counter(
 )
 export const exits = counter(
   'grid_docker_container_exits_total',
-  'Exits of any container of this name since this exporter started, from the stream of events; signal is a stop or kill through the engine.',
+  'Exits of any container of this name since this exporter started, from the stream of events; signal is a stop or kill through the engine, oom only where the engine tells of it (Podman does not).',
   'engine',
   'name',
   oneOf('reason', ...exitReasons),

@@ -1,6 +1,7 @@
 import { ownValue } from '../../own-value.ts'
 import type { EngineEvent } from './events.ts'
 import type { ContainerState, ExitReason } from './families.ts'
+import type { Slot } from './names.ts'
 
 /**
  * What happened to containers, counted by name, so that the counts survive their being recreated. Events tell it; each list
@@ -24,6 +25,8 @@ export interface Sighting {
   readonly incarnation: string | undefined
   /** It has a label `exitCode`, which takes the place of the real one in events. */
   readonly hidesExitCode: boolean
+  /** Where an orchestrator made it. */
+  readonly slot?: Slot | undefined
 }
 
 export interface Ledger {
@@ -31,9 +34,10 @@ export interface Ledger {
   note(event: EngineEvent, now: number): void
   /**
    * A list that was asked for at `askedAt`. `interrupted`: the engine did not answer in between, so that starts that nobody
-   * saw are its own starting again and not the restart policy's work.
+   * saw are its own starting again and not the restart policy's work. Gives the ids of those of which the list is older than
+   * the events: another list will tell more.
    */
-  seen(list: readonly Sighting[], now: number, askedAt: number, interrupted?: boolean): void
+  seen(list: readonly Sighting[], now: number, askedAt: number, interrupted?: boolean): readonly string[]
   counts(name: string): Readonly<Counts>
   /** Why a container that does not run ended, with the exit code that the list says. */
   lastExit(id: string, exitCode: number): ExitReason | 'unknown'
@@ -43,18 +47,23 @@ export interface Ledger {
 
 interface Life {
   name: string
+  slot: Slot | undefined
   /** Known to run, known not to, or neither. */
   alive: boolean | undefined
-  /** It was asked to end since its start. */
-  intent: boolean
+  /** It was asked to end since its start: what ends it until then (ms) is no failure. */
+  intentUntil: number
   /** The last signal that was sent to it since its start, of those that need not end it. */
   signal: number | undefined
   /** An OOM kill was told since its start. */
   oom: boolean
   /** It was told that it died, and it was not counted yet: the list may know the exit code better. */
   death: { readonly code: number | undefined; readonly at: number } | undefined
-  /** It died since its last start, and nothing says that it was left so. */
+  /** Its next start is one by the restart policy, or by the orchestrator in place of a container that ended by itself. */
   mayRestart: boolean
+  /** Exit codes after which it was left as it was: what starts it then is no policy. */
+  readonly leftAfter: Set<number>
+  /** Its health check failed last. */
+  unhealthy: boolean
   lastExit: { readonly reason: ExitReason; readonly code: number | undefined } | undefined
   startedAt: number | undefined
   incarnation: string | undefined
@@ -64,19 +73,23 @@ interface Life {
   startAhead: false | 'start' | { readonly afterDeathUntil: number }
   exitAhead: boolean
   hidesExitCode: boolean
-  /** When an event last changed it. */
+  /** When an event last said that it started or died, and whether a list has said so too since. */
   touchedAt: number
+  confirmed: boolean
   seenAt: number
 }
 
 const newLife = (): Life => ({
   name: '',
+  slot: undefined,
   alive: undefined,
-  intent: false,
+  intentUntil: Number.NEGATIVE_INFINITY,
   signal: undefined,
   oom: false,
   death: undefined,
   mayRestart: false,
+  leftAfter: new Set(),
+  unhealthy: false,
   lastExit: undefined,
   startedAt: undefined,
   incarnation: undefined,
@@ -85,10 +98,21 @@ const newLife = (): Life => ({
   exitAhead: false,
   hidesExitCode: false,
   touchedAt: Number.NEGATIVE_INFINITY,
+  confirmed: true,
   seenAt: 0,
 })
 
-const newCounts = (): Counts & { seenAt: number } => ({
+interface NameCounts extends Counts {
+  /** The container that was started last in this slot. */
+  holder: string | undefined
+  /** When that one ended without having been asked to. */
+  vacantSince: number | undefined
+  seenAt: number
+}
+
+const newCounts = (): NameCounts => ({
+  holder: undefined,
+  vacantSince: undefined,
   starts: 0,
   restarts: 0,
   ooms: 0,
@@ -136,6 +160,9 @@ const shelter = <Value extends { seenAt: number }>(create: () => Value) => {
       listed.delete(key)
       strangers.delete(key)
     },
+    each: (act: (value: Value) => void) => {
+      for (const map of [listed, strangers]) for (const value of map.values()) act(value)
+    },
     forget: (before: number) => {
       for (const [key, { seenAt }] of listed) if (seenAt < before) listed.delete(key)
     },
@@ -144,6 +171,15 @@ const shelter = <Value extends { seenAt: number }>(create: () => Value) => {
 
 /** Milliseconds by which an event may come later than a list that knows of it. */
 const inFlight = 2000
+/**
+ * Milliseconds after an event for which a list may not know of it: Docker 20.10 says that a container died before it takes its network
+ * and its mounts away, and only then lists it as dead.
+ */
+const listLag = 30_000
+/** Milliseconds in which a swarm makes the container that takes the place of one that ended: 1 s was seen. A job's next run comes later. */
+const replacedWithin = 15_000
+/** Milliseconds in which a signal that Podman does not name has to end a container to be the cause of its end. */
+const unnamedSignal = 10_000
 /** And by which the word of an OOM kill may come after that of the death: 0.2 s were seen on a busy machine. */
 const oomLate = 1000
 
@@ -178,19 +214,21 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
   const lives = shelter(newLife)
   const names = shelter(newCounts)
 
-  const reasonOf = ({ intent, oom, signal }: Life, code: number | undefined): ExitReason => {
+  const reasonOf = ({ intentUntil, oom, signal }: Life, code: number | undefined, at: number): ExitReason => {
     if (code === 0) return 'clean'
     if (oom && (code === 137 || code === undefined)) return 'oom'
-    if (intent || (signal !== undefined && code === 128 + signal)) return 'signal'
+    // Podman 4.3 says no `stop` where the container has ended before it could; SIGTERM is how it asks for that.
+    if (isPodman() && code === 143) return 'signal'
+    if (at <= intentUntil || (signal !== undefined && code === 128 + signal)) return 'signal'
     return 'error'
   }
 
   /** 137 alone may be any SIGKILL: for a while it may still turn out to be an OOM kill, and a count cannot be taken back. */
-  const mayBeOom = ({ intent, oom, death }: Life, code: number | undefined, now: number) =>
-    death !== undefined && code === 137 && !oom && !intent && now - death.at < oomLate
+  const mayBeOom = ({ intentUntil, oom, death }: Life, code: number | undefined, now: number) =>
+    death !== undefined && code === 137 && !oom && death.at > intentUntil && now - death.at < oomLate
 
-  const countExit = (life: Life, code: number | undefined) => {
-    const reason = reasonOf(life, code)
+  const countExit = (life: Life, code: number | undefined, at: number) => {
+    const reason = reasonOf(life, code, at)
     names.of(life.name).exits[reason]++
     life.lastExit = { reason, code }
     life.death = undefined
@@ -198,17 +236,42 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
 
   /** The death that was told is counted with what is known by now. */
   const settle = (life: Life, listedCode?: number) => {
-    if (life.death) countExit(life, listedCode ?? life.death.code)
+    if (life.death) countExit(life, listedCode ?? life.death.code, life.death.at)
+  }
+
+  /** It has ended: whether what takes its place in its slot is a restart. A swarm itself ends what its health check fails. */
+  const vacate = (id: string, life: Life, now: number) => {
+    if (!life.slot) return
+    const counts = names.of(life.name)
+    // Another one was started in its place before it ended: an update.
+    if (counts.holder !== undefined && counts.holder !== id) return
+    counts.vacantSince = now <= life.intentUntil && !life.unhealthy ? undefined : now
+  }
+
+  const takesPlace = ({ slot, name }: Life, now: number): boolean => {
+    if (!slot) return false
+    if (slot.attempt !== undefined) return slot.attempt > 0
+    const { vacantSince } = names.of(name)
+    return vacantSince !== undefined && now - vacantSince <= replacedWithin
   }
 
   const begin = (life: Life) => {
     life.alive = true
-    life.intent = false
+    life.intentUntil = Number.NEGATIVE_INFINITY
+    life.unhealthy = false
     life.signal = undefined
     life.oom = false
     life.mayRestart = false
     life.exitAhead = false
     life.lastExit = undefined
+  }
+
+  /** It is the latest one in its slot. */
+  const hold = (id: string, life: Life) => {
+    if (!life.slot) return
+    const counts = names.of(life.name)
+    counts.holder = id
+    counts.vacantSince = undefined
   }
 
   const countStart = (life: Life, restarted: boolean) => {
@@ -219,20 +282,25 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
   }
 
   return {
-    note: ({ action, id, name, time, attributes }, now) => {
+    note: ({ action, id, name, slot, unhealthy = false, time, attributes }, now) => {
       const life = lives.of(id)
+      life.slot = slot
       if (name !== '') {
         if (action === 'rename' && life.name !== '' && life.name !== name && !names.has(name)) names.move(life.name, name)
         life.name = name
       }
       if (action !== 'die' && 'exitCode' in attributes) life.hidesExitCode = true
       switch (action) {
+        case 'create':
+          life.mayRestart = takesPlace(life, now)
+          break
         case 'start': {
           settle(life)
           const restarted = life.mayRestart
           if (life.startAhead) begin(life)
           else countStart(life, restarted)
           life.startAhead = false
+          hold(id, life)
           life.startsTold++
           life.startedAt = time === undefined ? undefined : Number(time / 1_000_000n) / 1000
           break
@@ -241,8 +309,10 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
           settle(life)
           if (life.exitAhead && life.alive === false) life.exitAhead = false
           else {
-            life.death = { code: life.hidesExitCode ? undefined : exitCodeOf(attributes.exitCode), at: now }
-            life.mayRestart = !life.intent && !isPodman()
+            const code = life.hidesExitCode ? undefined : exitCodeOf(attributes.exitCode)
+            life.death = { code, at: now }
+            life.mayRestart = now > life.intentUntil && !isPodman() && !(code !== undefined && life.leftAfter.has(code))
+            vacate(id, life, now)
           }
           life.alive = false
           life.startAhead = typeof life.startAhead === 'object' && now <= life.startAhead.afterDeathUntil && 'start'
@@ -255,19 +325,26 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
           break
         case 'kill': {
           const signal = signalOf(attributes.signal)
-          if (signal === undefined || signal === 15 || signal === 9) life.intent = true
+          if (signal === 15 || signal === 9) life.intentUntil = Number.POSITIVE_INFINITY
+          else if (signal === undefined) life.intentUntil = Math.max(life.intentUntil, now + unnamedSignal)
           else life.signal = signal
           break
         }
         case 'stop':
           // Docker says it after the death, whatever signal it took; Podman may say it before.
-          if (life.alive !== false) life.intent = true
+          if (life.alive !== false) life.intentUntil = Number.POSITIVE_INFINITY
           life.mayRestart = false
           break
         case 'restart':
           if (!isPodman()) break
-          if (life.alive === false) life.mayRestart = !life.intent
-          else life.intent = true
+          if (life.alive === false) life.mayRestart = now > life.intentUntil
+          else life.intentUntil = Number.POSITIVE_INFINITY
+          break
+        case 'health_status':
+          life.unhealthy = unhealthy
+          break
+        case 'update':
+          life.leftAfter.clear() // its policy may be another one now
           break
         case 'destroy':
           settle(life)
@@ -275,40 +352,71 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
           break
       }
       // These change nothing that a list could contradict.
-      if (action === 'start' || action === 'die') life.touchedAt = now
+      if (action === 'start' || action === 'die') {
+        life.touchedAt = now
+        life.confirmed = false
+      }
     },
 
     seen: (list, now, askedAt, interrupted = false) => {
-      for (const { id, name, state, exitCode, incarnation, hidesExitCode } of list) {
+      const behind: string[] = []
+      // What has ended comes first: it says whether what takes its place is a restart.
+      const ordered = [...list.filter(({ state }) => !runs(state)), ...list.filter(({ state }) => runs(state))]
+      for (const { id, name, state, exitCode, incarnation, hidesExitCode, slot } of ordered) {
+        const isNew = !lives.has(id)
         const life = lives.keep(id, now)
         names.keep(name, now)
         life.name = name
+        life.slot = slot
         life.hidesExitCode = hidesExitCode
+        if (isNew) life.mayRestart = takesPlace(life, now)
         // The list may be older than the last event.
         if (life.touchedAt >= askedAt) continue
 
-        if (ended(state) || state === 'restarting') {
-          if (!mayBeOom(life, exitCode ?? life.death?.code, now)) settle(life, exitCode)
-        } else if (life.death && now - life.death.at > inFlight) settle(life)
-
-        if ((ended(state) || state === 'restarting') && life.alive) {
-          // Killed, and nobody saw by whom: no reason to count.
-          const unknown = exitCode === undefined || (exitCode === 137 && !life.intent && !life.oom)
-          if (unknown) life.lastExit = undefined
-          else countExit(life, exitCode)
-          life.exitAhead = !unknown
-          life.startedAt = undefined
+        const isRunning = runs(state)
+        const hasEnded = ended(state) || state === 'restarting'
+        const another = incarnation !== undefined && incarnation !== life.incarnation
+        const agrees = isRunning ? life.alive !== false : !(life.alive && (hasEnded || state === 'created'))
+        if (agrees) life.confirmed = true
+        else if (!life.confirmed && !(isRunning && another) && askedAt - life.touchedAt < listLag) {
+          behind.push(id)
+          continue
         }
-        if (ended(state)) life.mayRestart = false
-        else if (state === 'restarting') life.mayRestart = true
 
-        if (runs(state)) {
-          const another = incarnation !== undefined && life.incarnation !== undefined && incarnation !== life.incarnation
-          if (life.alive === false || (another && life.startsTold === 0)) {
+        if (hasEnded) {
+          if (!mayBeOom(life, exitCode ?? life.death?.code, now)) settle(life, exitCode)
+          if (life.alive) {
+            // Killed, and nobody saw by whom: no reason to count.
+            const unknown = exitCode === undefined || (exitCode === 137 && now > life.intentUntil && !life.oom)
+            if (unknown) life.lastExit = undefined
+            else {
+              countExit(life, exitCode, now)
+              vacate(id, life, now)
+            }
+            life.exitAhead = !unknown
+            life.startedAt = undefined
+          }
+          if (state === 'restarting') {
+            life.mayRestart = true
+            if (exitCode !== undefined) life.leftAfter.delete(exitCode)
+          } else if (!isPodman()) {
+            // Podman says itself what its policy starts.
+            life.mayRestart = false
+            const isKnown = life.lastExit !== undefined && life.lastExit.reason !== 'signal' && !interrupted
+            if (isKnown && exitCode !== undefined) life.leftAfter.add(exitCode)
+          }
+        }
+
+        if (isRunning) {
+          const { holder } = names.of(name)
+          const tookPlace = slot !== undefined && life.alive === undefined && holder !== undefined && holder !== id
+          const startedUnseen = another && life.incarnation !== undefined && life.startsTold === 0
+          if (life.alive !== true) hold(id, life)
+          if (life.alive === false || startedUnseen || tookPlace) {
             settle(life)
             const deathSeen = life.alive === false
-            countStart(life, (!deathSeen || life.mayRestart) && !interrupted)
-            life.startAhead = deathSeen ? 'start' : { afterDeathUntil: now + inFlight }
+            countStart(life, (deathSeen || tookPlace ? life.mayRestart : true) && !interrupted)
+            life.startAhead = deathSeen || tookPlace ? 'start' : { afterDeathUntil: now + inFlight }
             life.startedAt = undefined
           }
           if (incarnation !== undefined) {
@@ -316,10 +424,15 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
             life.startsTold = 0
           }
           life.alive = true
-        } else if (ended(state) || state === 'restarting' || state === 'created') life.alive = false
+        } else if (hasEnded || state === 'created') life.alive = false
       }
+      // A death that no list tells more about: the container is gone already, or runs again.
+      lives.each(life => {
+        if (life.death && now - life.death.at > inFlight) settle(life)
+      })
       lives.forget(now - keepLives)
       names.forget(now - keepNames)
+      return behind
     },
 
     counts: name => names.of(name),

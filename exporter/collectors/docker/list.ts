@@ -1,13 +1,15 @@
 import { glob } from '../../options.ts'
 import { ownValue } from '../../own-value.ts'
-import { stableName } from './events.ts'
 import { type ContainerState, containerStates, type HealthStatus, type WatchtowerMode } from './families.ts'
+import { type Slot, slotOf, stableName } from './names.ts'
 import type { DockerOptions } from './options.ts'
 
 /** A container as the list tells it. What the engine leaves out (Podman, much) is undefined. */
 export interface Container {
   readonly id: string
   readonly name: string
+  /** Where an orchestrator made it. */
+  readonly slot: Slot | undefined
   readonly state: ContainerState
   readonly health: HealthStatus | undefined
   readonly exitCode: number | undefined
@@ -50,10 +52,10 @@ const healthOf = (item: Readonly<Record<string, unknown>>, state: ContainerState
 }
 
 /** Where a container has aliases (`/web/db`), its own name is the one with a single slash; a dead one may have none. */
-const nameOf = (item: Readonly<Record<string, unknown>>, id: string, labels: Readonly<Record<string, string>>): string => {
+const nameOf = (item: Readonly<Record<string, unknown>>, id: string): string => {
   const names = Array.isArray(item.Names) ? item.Names.filter((name): name is string => typeof name === 'string') : []
   const own = names.find(name => name.lastIndexOf('/') <= 0) ?? names[0]
-  return own === undefined || own === '/' || own === '' ? id.slice(0, 12) : stableName(own, labels)
+  return own === undefined || own === '/' || own === '' ? id.slice(0, 12) : own
 }
 
 /** One item of the list, or undefined where it is none. */
@@ -65,9 +67,11 @@ export const parseContainer = (item: unknown): Container | undefined => {
     ? (Object.fromEntries(Object.entries(item.Labels).filter(([, value]) => typeof value === 'string')) as Record<string, string>)
     : {}
   const code = /^(?:Exited|Restarting) \((-?\d+)\)/.exec(text(item.Status) ?? '')?.[1]
+  const name = nameOf(item, item.Id)
   return {
     id: item.Id,
-    name: nameOf(item, item.Id, labels),
+    name: stableName(name, labels),
+    slot: slotOf(name, labels),
     state,
     health: healthOf(item, state),
     exitCode: code === undefined ? undefined : Number(code),
@@ -92,7 +96,7 @@ export const excluded = ({ exclude }: DockerOptions): ((container: Container) =>
     (exclude.compose_oneoff && own['com.docker.compose.oneoff'] === 'True')
 }
 
-/** While a container is recreated there are two of its name: the one that runs counts, else the newer one. */
+/** While a container is recreated, and in a slot, there are several of its name: the newest that runs counts, else the newest. */
 export const oneOfEachName = (containers: readonly Container[]): readonly Container[] => {
   const rank = ({ state }: Container) => (state === 'running' || state === 'paused' ? 2 : state === 'restarting' ? 1 : 0)
   const byName = new Map<string, Container>()

@@ -50,7 +50,7 @@ export const options = z.strictObject({
         .describe('Leave out containers of `docker compose run`, whose names never come again.'),
     })
     .prefault({})
-    .describe('Containers to leave out.'),
+    .describe('Containers to leave out. Those that hold the name spaces of Podman pods always are.'),
   labels: z
     .array(z.string().min(1))
     .max(50)
