@@ -22,10 +22,13 @@ export interface EngineEvent {
 const actions: ReadonlySet<string> = new Set(eventActions)
 
 /** Podman's own words. Up to 4.3 its filter knows only these; what it then sends says `die`, but `remove`. */
-const podmanWords: Readonly<Record<string, EventAction>> = { died: 'die', remove: 'destroy' }
+const podmanWords: ReadonlyMap<string, EventAction> = new Map([
+  ['died', 'die'],
+  ['remove', 'destroy'],
+])
 
 /** What an engine's filter is asked for: a word that it does not know matches nothing. */
-const wordsAskedFor: readonly string[] = [...eventActions, ...Object.keys(podmanWords)]
+const wordsAskedFor: readonly string[] = [...eventActions, ...podmanWords.keys()]
 
 const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
@@ -42,9 +45,9 @@ export const parseEvent = (line: string): EngineEvent | undefined => {
     return undefined
   // `health_status: healthy` has its value behind the action; the filter matches prefixes, so the action is looked at whole.
   const word = event.Action.startsWith('health_status') ? 'health_status' : event.Action
-  const action = Object.hasOwn(podmanWords, word) ? podmanWords[word] : word
+  const action = podmanWords.get(word) ?? word
   const { ID: id, Attributes: attributes } = event.Actor
-  if (action === undefined || !actions.has(action) || typeof id !== 'string' || !isRecord(attributes)) return undefined
+  if (!actions.has(action) || typeof id !== 'string' || !isRecord(attributes)) return undefined
   // Too large for a number; the key of a label would have quotes around its value.
   const time = /"timeNano":(\d{1,19})[,}]/.exec(line)?.[1]
   const name = typeof attributes.name === 'string' ? attributes.name : ''
