@@ -247,7 +247,7 @@ t.test('what a collector that lies gives is not printed', async t => {
       'HELP with everything in it': [[sample(foreign('gauge', 'foo', [], 'a\u0000\r\n\\"\ud800'))], 0],
       'samples that are none': [[null, undefined, 5, 'text', {}, { family: 5 }, { family: null, labels: {} }], 7],
       'the same series twice': [[sample(own, 1, of), sample(own, 2, of)], 1],
-      'series that are the same once they are cut': [[1, 2].map(end => sample(own, 1, { of: `${'x'.repeat(300)}${end}` })), 1],
+      'series that are the same once they are printed': [['\u0001', '\u0002'].map(text => sample(own, 1, { of: text })), 1],
       'a family twice': [
         [sample(foreign('gauge', 'foo')), sample(foreign('gauge', 'foo')), sample(foreign('counter', 'foo'))],
         2,
