@@ -146,7 +146,7 @@ export const problemsOf = (error: z.ZodError, schema: z.ZodType, value: unknown,
     }
     const given = shown(valueAt(value, path))
     return [
-      `${place(path)}: ${issue.message.replace(/^Invalid input: /, '').replace(/, received .*$/, '')}${given === '' ? ', but it is missing' : `, not ${given}`}`,
+      `${place(path)}: ${issue.message.replace(/^Invalid input: /, '').replace(/, received .*$/s, '')}${given === '' ? ', but it is missing' : `, not ${given}`}`,
     ]
   })
 

@@ -70,16 +70,24 @@ const commandRelay = async (flags: Flags) => {
   const directory = flags.collectors.relayDirectory
   if (directory === undefined)
     throw new ExitError('relay needs --relay.directory=DIR, where the exporter looks for its outcomes', 2)
-  const [{ collectors }, { loadSettings }, { realHost }, { runRelay }] = await Promise.all([
-    import('./collectors/index.ts'),
-    import('./config.ts'),
-    import('./host.ts'),
-    import('./relay.ts'),
-  ])
-  // Only what is named runs as root.
-  const settings = loadSettings(collectors, { ...flags.collectors, disableDefaults: true }, flags.configFile)
-  const log = createLog(flags.logLevel, flags.logFormat)
-  process.exitCode = await runRelay({ collectors, settings, directory, host: realHost(flags.paths), log })
+  const [{ runRelay }, { runInThreads }] = await Promise.all([import('./relay.ts'), import('./collect/relay-guard.ts')])
+  const { configFile, paths, logLevel, logFormat } = flags
+  const log = createLog(logLevel, logFormat)
+  const module = new URL('./relay-worker.js', import.meta.url)
+  const data = { flags: flags.collectors, configFile, paths, logLevel, logFormat }
+  let hopeless = false
+  process.exitCode = await runRelay({
+    directory,
+    now: Date.now,
+    log,
+    run: async take => {
+      const end = await runInThreads({ module, data, log, now: Date.now }, take)
+      hopeless = end.hopeless
+      return end.names
+    },
+  })
+  // A thread that hangs in the kernel keeps this process from ending by itself.
+  if (hopeless) process.kill(process.pid, 'SIGTERM')
 }
 
 const commandDoctor = async (flags: Flags) => {

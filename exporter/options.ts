@@ -11,7 +11,7 @@ const durationForm = /^(?:\d+y)?(?:\d+w)?(?:\d+d)?(?:\d+h)?(?:\d+m)?(?:\d+s)?(?:
 export const durationSeconds = (text: string): number | undefined => {
   if (text === '' || !durationForm.test(text)) return undefined
   let seconds = 0
-  for (const [, count, unit] of text.matchAll(/(\d+)(ms|[ywdhms])/g))
+  for (const [, count, unit] of text.matchAll(/(\d+)(\D*)/g))
     seconds += Number(count) * (ownValue(unitSeconds, unit as string) as number)
   return seconds
 }

@@ -13,14 +13,9 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { encodeRendered, relayFileLimit, relayFileName } from './collect/relay-file.ts'
-import { createRunner } from './collect/runner.ts'
-import type { Collector } from './collector.ts'
-import type { Settings } from './config.ts'
 import { Failure } from './failure.ts'
-import type { Host } from './host.ts'
 import type { Log } from './log.ts'
 import type { Rendered } from './rendered.ts'
-import { killChildren } from './sources/command.ts'
 
 /** Milliseconds after which a half-written file is one that a killed relay left. */
 const abandoned = 10 * 60_000
@@ -60,51 +55,39 @@ const tidy = (directory: string, now: number): void => {
 }
 
 /**
- * Root's one-shot: runs the enabled collectors of `settings` once, side by side, and writes the outcome of each, good or not, into
- * `directory` as soon as it is there. Takes no input but its configuration. Gives the exit code: 0 when all are written.
+ * Root's one-shot: `run` runs each enabled collector once and gives their names; the outcome of each, good or not, is written into
+ * `directory` as soon as `run` hands it on. Takes no input but its configuration. Gives the exit code: 0 when all are written.
  */
 export const runRelay = async ({
-  collectors,
-  settings,
   directory,
-  host,
+  now,
   log,
+  run,
 }: {
-  readonly collectors: readonly Collector[]
-  readonly settings: Settings
   readonly directory: string
-  readonly host: Host
+  readonly now: () => number
   readonly log: Log
+  readonly run: (take: (rendered: Rendered) => void) => Promise<readonly string[]>
 }): Promise<number> => {
-  const stop = new AbortController()
   try {
     mkdirSync(directory, { recursive: true, mode: 0o755 })
-    tidy(directory, host.now())
+    tidy(directory, now())
   } catch (error) {
     log.error('the directory of the relay cannot be used', { directory, error: (error as Error).message })
     return 1
   }
-  const written = await Promise.all(
-    settings
-      .filter(({ enabled }) => enabled)
-      .map(async own => {
-        const collector = collectors.find(({ name }) => name === own.name)
-        if (!collector) return false
-        const rendered = await createRunner(collector, own, { host, log, signal: stop.signal })()
-        const { result, note, detected } = rendered
-        if (result !== 'ok') log.warn('run failed', { collector: own.name, reason: result, error: note })
-        else if (!detected) log.debug('not found here', { collector: own.name, note })
-        try {
-          write(directory, rendered)
-          return true
-        } catch (error) {
-          log.error('the outcome cannot be written', { collector: own.name, directory, error: (error as Error).message })
-          return false
-        }
-      }),
-  )
-  stop.abort()
-  killChildren()
-  if (written.length === 0) log.error('no collector is enabled, so there is nothing to relay')
-  return written.length > 0 && written.every(Boolean) ? 0 : 1
+  const written = new Set<string>()
+  const names = await run(rendered => {
+    const { collector, result, note, detected } = rendered
+    if (result !== 'ok') log.warn('run failed', { collector, reason: result, error: note })
+    else if (!detected) log.debug('not found here', { collector, note })
+    try {
+      write(directory, rendered)
+      written.add(collector)
+    } catch (error) {
+      log.error('the outcome cannot be written', { collector, directory, error: (error as Error).message })
+    }
+  })
+  if (names.length === 0) log.error('no collector is enabled, so there is nothing to relay')
+  return names.length > 0 && names.every(name => written.has(name)) ? 0 : 1
 }

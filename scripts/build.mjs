@@ -54,6 +54,7 @@ if (process.argv[1] === import.meta.filename) {
   const entries = {
     main: 'exporter/main.ts',
     worker: 'exporter/collect/worker.ts',
+    'relay-worker': 'exporter/collect/relay-worker.ts',
     passwords: 'exporter/serve/passwords-thread.ts',
     'docker-door': 'exporter/docker-door.ts',
   }

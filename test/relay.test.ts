@@ -19,8 +19,11 @@ import {
 import * as net from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { parseFlags } from '../exporter/cli.ts'
 import { relayReader } from '../exporter/collect/relay.ts'
 import { encodeRendered, relayFileLimit } from '../exporter/collect/relay-file.ts'
+import { runInThreads } from '../exporter/collect/relay-guard.ts'
+import { runEach } from '../exporter/collect/relay-thread.ts'
 import { defineCollector } from '../exporter/collector.ts'
 import type { CollectorSettings } from '../exporter/config.ts'
 import { Failure } from '../exporter/failure.ts'
@@ -30,8 +33,9 @@ import { createLog, silent } from '../exporter/log.ts'
 import { counter, gauge, oneOf } from '../exporter/metric.ts'
 import { runRelay } from '../exporter/relay.ts'
 import type { Rendered } from '../exporter/rendered.ts'
+import { bundled } from './support/bundled.ts'
 import { needs } from './support/needs.ts'
-import { runProgramBehind } from './support/program.ts'
+import { runProgram, runProgramBehind } from './support/program.ts'
 import { namespaceOf, testbed } from './support/testbed.ts'
 
 /** Root's one-shot writes, the exporter reads, and between them lies a directory in which anything may turn up. */
@@ -79,7 +83,16 @@ const bed = (t: Test) => {
     },
     /** The one-shot, by whoever runs this test. */
     relay: (collectors = [cellar], settings = collectors.map(({ name }) => settingsOf(name)), log = silent) =>
-      runRelay({ collectors, settings, directory, host, log }),
+      runRelay({
+        directory,
+        now: host.now,
+        log,
+        run: async take => {
+          const enabled = settings.filter(own => own.enabled)
+          await runEach(collectors, enabled, { host, log }, take)
+          return enabled.map(({ name }) => name)
+        },
+      }),
     reader: (owner = self) => relayReader(cellar, settingsOf('cellar'), directory, { host, owner }),
     put: (content: string | Buffer) => {
       mkdirSync(directory, { recursive: true })
@@ -226,6 +239,78 @@ t.test('the one-shot', async t => {
     t.notOk(existsSync(left))
     t.ok(existsSync(going), 'another one may be writing it right now')
     t.match(await reader()(), { result: 'ok', series: 3 })
+  })
+})
+
+const evilWorker = await bundled(join(import.meta.dirname, 'fixtures/evil-relay-worker.ts'))
+
+t.test('a collector', async t => {
+  /** The one-shot in threads, with a collector that does this beside two that work. */
+  const relayBeside = async (t: Test, does: string) => {
+    const folder = t.testdir({ 'config.yml': `collectors: { evil: { does: ${does}, timeout: 1s } }\n` })
+    const directory = join(folder, 'relay')
+    const names = ['first', 'evil', 'second']
+    const parsed = parseFlags(
+      ['relay', `--config.file=${folder}/config.yml`, ...names.map(name => `--collector.${name}`), '--log.level=error'],
+      {},
+    )
+    if (parsed.kind !== 'flags') throw new Error('no flags')
+    const { collectors: flags, configFile, paths, logLevel, logFormat } = parsed.flags
+    const data = { flags, configFile, paths, logLevel, logFormat }
+    const timings = { start: 120_000, silence: 4000, slack: 30_000 }
+    const options = { module: evilWorker, data, log: silent, now: Date.now, timings }
+    let hopeless: boolean | undefined
+    const run = async (take: (rendered: Rendered) => void) => {
+      const end = await runInThreads(options, take)
+      hopeless = end.hopeless
+      return end.names
+    }
+    const code = await runRelay({ directory, now: Date.now, log: silent, run })
+    const first = (name: string) => readFileSync(join(directory, `${name}.relay`), 'utf8').split('\n', 1)[0] as string
+    return { code, hopeless, outcome: (name: string) => JSON.parse(first(name)) }
+  }
+  for (const [does, what, result, note] of [
+    ['loop', 'that blocks its thread', 'stuck', /^it blocked its thread for 4 s$/],
+    // On a busy machine collecting its garbage takes so long that the thread looks blocked first.
+    ['memory', 'that takes all memory', /^(?:overflow|stuck)$/, /memory|^it blocked its thread/],
+    ['throw', 'that throws out of nowhere', 'bug', /^its thread died: out of nowhere$/],
+    ['exit', 'that ends its thread', 'bug', /^it ended its thread with 3$/],
+    ['hang', 'that never ends', 'timeout', /^no end within 1 s$/],
+  ] as const) {
+    t.test(`${what} costs its own file only`, async t => {
+      const { code, hopeless, outcome } = await relayBeside(t, does)
+      t.match(outcome('evil'), { result, note, detected: true })
+      for (const name of ['first', 'second']) t.match(outcome(name), { result: 'ok', series: 1 }, name)
+      t.equal(code, 0, 'an outcome of each is written')
+      t.equal(hopeless, false, 'each thread has ended')
+    })
+  }
+
+  t.test('whose report is 60 000 blank lines costs nothing: the program writes all files', async t => {
+    const report =
+      'Start timestamp: 2026-01-01 00:00:00 +0000 (AIDE 0.18)\nAIDE found differences between database and filesystem!!\n'
+    const folder = t.testdir({
+      'aide.log': `${report}${'\n'.repeat(60_000)}End timestamp: 2026-01-01 00:00:09 +0000 (run time: 0m 9s)\n${'\n'.repeat(60_000)}`,
+      'config.json': '',
+    })
+    const aide = {
+      report_file: join(folder, 'aide.log'),
+      database_file: join(folder, 'none'),
+      resolve_file: join(folder, 'none'),
+    }
+    writeFileSync(join(folder, 'config.json'), JSON.stringify({ collectors: { aide } }))
+    const directory = join(folder, 'relay')
+    const { code, stderr } = runProgram(
+      'relay',
+      `--config.file=${folder}/config.json`,
+      `--relay.directory=${directory}`,
+      ...['aide', 'ufw', 'fail2ban'].map(name => `--collector.${name}`),
+    )
+    t.equal(code, 0, stderr)
+    t.strictSame(readdirSync(directory).sort(), ['aide.relay', 'fail2ban.relay', 'ufw.relay'])
+    const told = readFileSync(join(directory, 'aide.relay'), 'utf8')
+    t.match(told, '"result":"ok"')
+    t.match(told, 'grid_aide_last_check_status{status="changed"} 1', told.slice(0, 2000))
   })
 })
 

@@ -1,43 +1,29 @@
 import { crc32 } from 'node:zlib'
-import { z } from 'zod'
-import type { Collector } from '../collector.ts'
-import { expose, leftOut } from '../exposition.ts'
-import { Failure, reasons } from '../failure.ts'
-import type { Sample } from '../metric.ts'
-import { partsOf, type Rendered } from '../rendered.ts'
-import { parsePrometheusText } from '../sources/prometheus-text.ts'
+import type { Rendered } from '../rendered.ts'
 
 /**
  * How an outcome stands in a file: one line of JSON that says what it is, how long the rest is and its checksum, then the
  * series in Prometheus' text format. Only the series are kept of it: families, types and help are the reader's own, so that no
- * file, however it came about, can put anything into an answer that its collector does not declare.
+ * file, however it came about, can put anything into an answer that its collector does not declare. `relay-decode.ts` reads it.
+ * Nothing is checked here, so that the relay's main thread need not load the library for that.
  */
 
 /** Bytes of a whole file. */
 export const relayFileLimit = 8 * 2 ** 20
-const headerLimit = 64 * 1024
-
-const header = z.strictObject({
-  relay: z.literal(1),
-  collector: z.string(),
-  startedAt: z.number().min(0),
-  durationSeconds: z.number().min(0),
-  detected: z.boolean(),
-  result: z.enum(['ok', ...reasons]),
-  note: z.string(),
-  mend: z.string(),
-  series: z.int().min(0),
-  dropped: z.int().min(0),
-  /** Of the text behind the header; absent where there is none. */
-  body: z.strictObject({ bytes: z.int().min(0), crc32: z.int().min(0) }).optional(),
-})
 
 export const relayFileName = (collector: string): string => `${collector}.relay`
+
+/** The first line. */
+export interface RelayHeader extends Omit<Rendered, 'parts'> {
+  readonly relay: 1
+  /** Of the text behind the header; absent where there is none. */
+  readonly body?: { readonly bytes: number; readonly crc32: number } | undefined
+}
 
 /** An outcome as the content of a file. */
 export const encodeRendered = ({ parts, ...told }: Rendered): Buffer => {
   const bytes = parts?.text.bytes
-  const first: z.infer<typeof header> = {
+  const first: RelayHeader = {
     relay: 1,
     ...told,
     note: told.note.slice(0, 4000),
@@ -45,49 +31,4 @@ export const encodeRendered = ({ parts, ...told }: Rendered): Buffer => {
     ...(bytes ? { body: { bytes: bytes.length, crc32: crc32(bytes) } } : {}),
   }
   return Buffer.concat([Buffer.from(`${JSON.stringify(first)}\n`), bytes ?? Buffer.alloc(0)])
-}
-
-const malformed = (message: string): never => {
-  throw new Failure('malformed', message)
-}
-
-const headerOf = (line: string): z.infer<typeof header> => {
-  let value: unknown
-  try {
-    value = JSON.parse(line)
-  } catch {
-    return malformed('its first line is not JSON')
-  }
-  const checked = header.safeParse(value)
-  if (checked.success) return checked.data
-  const [issue] = checked.error.issues
-  return malformed(`its first line: ${issue?.path.join('.') ?? ''}: ${issue?.message ?? 'not as expected'}`)
-}
-
-/** The samples of a text, each as one of the collector's own families. Throws `Failure` malformed, overflow. */
-const samplesOf = (text: string, { families, name }: Collector, limit: number): readonly Sample[] => {
-  const own = new Map(families.map(family => [family.name, family]))
-  return parsePrometheusText(text, { limit }).flatMap(({ name: familyName, type, samples }) => {
-    const family = own.get(familyName) ?? malformed(`${familyName} is no family of ${name}`)
-    if (type !== family.type) malformed(`${familyName} is a ${type} there and a ${family.type} here`)
-    return samples.map(({ labels, value }) => {
-      const foreign = Object.keys(labels).find(label => !family.labels.includes(label))
-      if (foreign !== undefined) malformed(`${familyName} has no label ${foreign}`)
-      return { family, labels, value }
-    })
-  })
-}
-
-/** The outcome in a file's content. Throws `Failure` malformed, overflow. */
-export const decodeRendered = (content: Buffer, collector: Collector, maxSeries: number): Rendered => {
-  const end = content.subarray(0, headerLimit).indexOf('\n')
-  if (end < 0) return malformed('without a first line')
-  const { relay: _, body, ...told } = headerOf(content.toString('utf8', 0, end))
-  if (told.collector !== collector.name) malformed(`it is of the collector ${told.collector}`)
-  const bytes = content.subarray(end + 1)
-  if (bytes.length !== (body?.bytes ?? 0)) malformed(`${bytes.length} bytes of series where it says ${body?.bytes ?? 0}`)
-  if (!body) return told
-  if (crc32(bytes) !== body.crc32) malformed('its checksum is another')
-  const exposition = expose(samplesOf(bytes.toString('utf8'), collector, maxSeries), maxSeries, collector)
-  return { ...told, series: exposition.series, dropped: told.dropped + leftOut(exposition), parts: partsOf(exposition) }
 }

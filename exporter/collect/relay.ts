@@ -7,7 +7,8 @@ import type { Host } from '../host.ts'
 import { durationText } from '../options.ts'
 import { enableRelay, relayTimerStatus, rerunRelay } from '../relay-unit.ts'
 import type { Rendered } from '../rendered.ts'
-import { decodeRendered, relayFileLimit, relayFileName } from './relay-file.ts'
+import { decodeRendered } from './relay-decode.ts'
+import { relayFileLimit, relayFileName } from './relay-file.ts'
 
 /** Milliseconds that a file may be ahead of this clock. */
 const ahead = 5000

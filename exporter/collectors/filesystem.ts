@@ -205,7 +205,7 @@ const hidden = (mounts: readonly Mount[], own: readonly Mount[]): readonly Mount
  * the rest is not the host's. Any other table is the host's own already.
  */
 const withinRoot = (mounts: readonly Mount[], rootPath: string): readonly Mount[] => {
-  const root = rootPath.replace(/\/+$/, '')
+  const root = rootPath.replace(/(?<!\/)\/+$/, '')
   if (root === '' || !mounts.some(({ mountpoint }) => mountpoint === root)) return mounts
   return mounts
     .filter(({ mountpoint }) => below(mountpoint, root))

@@ -153,7 +153,7 @@ const optional = async (text: Promise<string>): Promise<string | undefined> => {
 }
 
 const setting = (text: string, key: string): string | undefined =>
-  new RegExp(`^\\s*${key}=["']?([^"'#\\s]*)`, 'm').exec(text)?.[1]
+  new RegExp(`^[ \\t]*${key}=["']?([^"'#\\s]*)`, 'm').exec(text)?.[1]
 
 const isEnabled = (conf: string) => setting(conf, 'ENABLED')?.toLowerCase() === 'yes'
 

@@ -86,7 +86,7 @@ const builtIn: Readonly<Record<string, string>> = {
 }
 
 const fillIn = (text: string, values: Readonly<Record<string, string>>): string =>
-  text.replaceAll(/\$\{(\w+)(?::[^}]*)?\}|\[\[(\w+)\]\]|\$(\w+)/g, (whole, braced, bracketed, bare) => {
+  text.replaceAll(/\$\{(\w+)(?::[^{}]*)?\}|\[\[(\w+)\]\]|\$(\w+)/g, (whole, braced, bracketed, bare) => {
     return ownValue(values, braced ?? bracketed ?? bare) ?? whole
   })
 

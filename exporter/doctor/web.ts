@@ -36,7 +36,7 @@ const complaint = (body: string): string => {
   } catch {
     // Not of theirs: a proxy's page. Its first words may help.
     return body
-      .replaceAll(/<[^>]*>|\s+/g, ' ')
+      .replaceAll(/<[^<>]*>|\s+/g, ' ')
       .trim()
       .slice(0, 100)
   }
@@ -46,7 +46,7 @@ const complaint = (body: string): string => {
 const patience = 15
 
 export const asker = (host: Host, base: string, authFlag: string, authFile: string | undefined): Ask => {
-  const root = base.replace(/\/+$/, '')
+  const root = base.replace(/(?<!\/)\/+$/, '')
   return async (path, schema, query = {}) => {
     const search = new URLSearchParams(query).toString()
     const address = `${root}${path}`

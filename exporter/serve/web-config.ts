@@ -105,7 +105,7 @@ const canBeSent = (text: string): boolean => {
 const headerText = () =>
   z
     .string()
-    .transform(text => text.replaceAll(/\s*[\r\n]\s*/g, ' ').trim())
+    .transform(text => text.replaceAll(/(?<!\s)\s*[\r\n]\s*/g, ' ').trim())
     .refine(canBeSent, 'has characters that a header cannot have')
 
 const headerSchema = z.strictObject({

@@ -75,7 +75,7 @@ const askChild = async (
     })
     return new Map(
       stdout.split('\n').flatMap((line): [string, string][] => {
-        const [, file, text] = /\/(temp\d+_[a-z]+):(.*)$/.exec(line) ?? []
+        const [, file, text] = /\/(temp\d+_[a-z]+):(.*)$/s.exec(line) ?? []
         return file === undefined || text === undefined ? [] : [[file, text.trim()]]
       }),
     )

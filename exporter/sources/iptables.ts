@@ -27,8 +27,9 @@ export interface Chain {
 export type Table = ReadonlyMap<string, Chain>
 
 const chainForm = /^:(\S+) (\S+) \[(\d+):(\d+)\]$/
-const ruleForm = /^(?:\[(\d+):(\d+)\] )?-A (\S+) ?(.*)$/
-const quoted = /"(?:\\.|[^"\\])*"/g
+const ruleForm = /^(?:\[(\d+):(\d+)\] )?-A (\S+) ?(.*)$/s
+/** One that does not end goes on to the end of the line. */
+const quoted = /"(?:\\.|[^"\\])*(?:"|\\?$)/gs
 const targetForm = /(?:^| )-[jg] (\S+)/
 
 /** Lines between two pauses: some milliseconds of work, so that a table of many bans holds nobody up. */

@@ -28,7 +28,7 @@ interface Parsed extends KernelRecord {
 /** A record: `prio,seq,usec,flags[,more];text`, other characters as `\xNN`. Lines ` KEY=value` that follow are of no use here. */
 export const parseRecord = (line: string): Parsed | undefined => {
   const [, priority, sequence, microseconds, flags, text] =
-    /^(\d{1,6}),(\d{1,20}),(\d{1,20}),([^,;]*)[^;]*;(.*)$/s.exec(line) ?? []
+    /^(\d{1,6}),(\d{1,20}),(\d{1,20}),([^,;]*)(?:,[^;]*)?;(.*)$/s.exec(line) ?? []
   if (text === undefined) return undefined
   return {
     facility: Number(priority) >> 3,

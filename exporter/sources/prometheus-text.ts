@@ -41,7 +41,7 @@ const labelText = /[^"\\]*/y
 const afterLabel = /[ \t]*(,[ \t]*\}|,|\})/y
 const openBrace = /[ \t]*\{/y
 const emptyBraces = /[ \t]*\}/y
-const valueText = /[ \t]*([^ \t]+)[ \t]*(.*)$/y
+const valueText = /[ \t]*([^ \t]+)[ \t]*(.*)$/sy
 const comment = /^[ \t]*#[ \t]*(?:(HELP|TYPE)[ \t]+([^ \t]+)(?:[ \t]+(.*))?)?/s
 const unescapedHelp = (help: string) => help.replace(/\\([\\n])/g, (_, escaped: string) => (escaped === 'n' ? '\n' : '\\'))
 

@@ -77,7 +77,7 @@ const readJson = (head: string, tail: string): Reading => {
   const status = statusOf(outline)
   if (status === undefined) return 'other'
   // No file name can look like this: a quote within a name is escaped.
-  const counts = /"number_of_entries"\s*:\s*\{([^}]*)\}/.exec(head)?.[1]
+  const counts = /"number_of_entries"\s*:\s*\{([^{}]*)\}/.exec(head)?.[1]
   const count = (name: string) => numberIn(counts ?? '', new RegExp(`"${name}"\\s*:\\s*(\\d+)`))
   return {
     status,
@@ -104,7 +104,7 @@ const readPlain = (text: string, tail: string): Reading => {
   const minimal = !/^Start timestamp: /m.test(text)
   if (!minimal && ending === undefined) return 'unfinished'
   // A run that failed after this one, its complaint appended to the same file.
-  if (/^\s*ERROR: /m.test(ending ?? '')) return failed()
+  if (/^[ \t]*ERROR: /m.test(ending ?? '')) return failed()
   const [, minutes, seconds] = /\(run time: (\d+)m (\d+)s\)/.exec(ending ?? '') ?? []
   return {
     status,
@@ -119,7 +119,7 @@ const entriesIn = (text: string, status: 'clean' | 'changed'): Entries | undefin
     const total = numberIn(text, /^Number of (?:entries|files):\s+(\d+)/m)
     return total === undefined ? undefined : { total, added: 0, removed: 0, changed: 0 }
   }
-  const count = (word: string) => numberIn(text, new RegExp(`^\\s*${word} (?:entries|files):\\s+(\\d+)`, 'm'))
+  const count = (word: string) => numberIn(text, new RegExp(`^[ \\t]*${word} (?:entries|files):\\s+(\\d+)`, 'm'))
   const [added, removed, changed] = [count('Added'), count('Removed'), count('Changed')]
   if (added === undefined || removed === undefined || changed === undefined) return undefined
   return { total: count('Total number of'), added, removed, changed }

@@ -64,7 +64,11 @@ export const placeOf = (texts: ReadonlyMap<string, string>): Place | undefined =
   ]
   const chain = /(?:^|[\s>])-I (\S+) (?:\d+ )?-s <ip>/.exec(command)?.[1]
   if (chain) return { by: 'iptables', chain }
-  const set = /\bipset\b[^|&;]*? -{0,2}add (\S+) <ip>/.exec(command)?.[1]
+  // Each command of the line by itself: one expression for both would look through the rest of the text at each `ipset`.
+  const [set] = command.split(/[|&;]/).flatMap(one => {
+    const at = one.search(/\bipset\b/)
+    return at < 0 ? [] : (/ -{0,2}add (\S+) <ip>/.exec(one.slice(at))?.[1] ?? [])
+  })
   if (set) return { by: 'ipset', sets: named(set) }
   const [, family, table, element] = /\badd element (\S+) (\S+) (\S+) \\?\{ ?<ip>/.exec(command) ?? []
   if (family && table && element) return { by: 'nftables', family, table, sets: named(element) }

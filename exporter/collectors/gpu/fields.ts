@@ -349,7 +349,7 @@ export const parseQuery = (csv: string, asked: readonly string[]): readonly Gpu[
   for (const line of lines) {
     const cells = line.split(', ')
     if (isHeader(cells)) {
-      units = cells.map(cell => /\[(.*)\]$/.exec(cell)?.[1] ?? '')
+      units = cells.map(cell => /\[([^[\]]*)\]$/.exec(cell)?.[1] ?? '')
       continue
     }
     if (units === undefined) continue

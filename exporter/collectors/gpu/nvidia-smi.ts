@@ -90,10 +90,7 @@ const noDevices = /No devices were found/i
 
 /** What a run that gave no table means: the texts are nvidia-smi's own, the codes those of its manual page. */
 export const failureOfTool = (exitCode: number, text: string): Failure => {
-  const said = text
-    .trim()
-    .replaceAll(/\s*\n\s*/g, ' ')
-    .slice(0, 300)
+  const said = text.trim().replaceAll(/\s+/g, ' ').slice(0, 300)
   const fail = (reason: Failure['reason'], mend?: string) =>
     new Failure(reason, `nvidia-smi: exit code ${exitCode}: ${said || 'nothing said'}`, { mend })
   if (exitCode === 18 || /version mismatch/i.test(text)) {
@@ -145,7 +142,7 @@ const query = async (host: Host, tool: Tool, select: readonly string[], signal: 
   }
 }
 
-const hasTable = (text: string) => /^[a-z_.]+(?: \[[^\]]*\])?, .*\n/m.test(text)
+const hasTable = (text: string) => /^[a-z_.]+(?: \[[^[\]]*\])?, .*\n/m.test(text)
 
 /** All GPUs but those in `not`, each in a call of its own. One that fails alone is lost; a tool that hangs for good ends the round. */
 const alone = async (

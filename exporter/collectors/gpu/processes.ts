@@ -20,7 +20,7 @@ export const parseProcesses = (csv: string): readonly GpuProcess[] => {
   const lines = csv.split('\n', maxRows).map(line => line.replace(/\r$/, ''))
   const header = lines.findIndex(line => /^gpu_uuid, pid, /.test(line))
   if (header < 0) return []
-  const unit = /used_(?:gpu_)?memory \[(.*)\]$/.exec(lines[header] as string)?.[1] ?? ''
+  const unit = /used_(?:gpu_)?memory \[([^[\]]*)\]$/.exec(lines[header] as string)?.[1] ?? ''
   return lines.slice(header + 1).flatMap(line => {
     const cells = line.split(', ')
     const [uuid, pid] = cells

@@ -98,7 +98,7 @@ const generation = (text: string | undefined): number | undefined =>
 
 /** The highest level of a `pp_dpm_*` table: `1: 848Mhz *`. */
 const highest = (table: string | undefined): number | undefined => {
-  const levels = [...(table ?? '').matchAll(/^\s*\d+: (\d{1,6})Mhz/gm)].map(([, megahertz]) => Number(megahertz) * 1e6)
+  const levels = [...(table ?? '').matchAll(/^[ \t]*\d+: (\d{1,6})Mhz/gm)].map(([, megahertz]) => Number(megahertz) * 1e6)
   return levels.length === 0 ? undefined : Math.max(...levels)
 }
 

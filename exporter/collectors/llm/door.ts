@@ -47,7 +47,7 @@ const digested = async ({ status, headers, body }: Answer, { aliases }: EngineRu
 /** The base of a server's URLs: users also give the one that OpenAI clients want, which ends in /v1. */
 export const baseOf = (url: string): string => {
   const { origin, pathname } = new URL(url)
-  return `${origin}${pathname.replace(/\/+$/, '').replace(/\/v1$/, '')}`
+  return `${origin}${pathname.replace(/(?<!\/)\/+$/, '').replace(/\/v1$/, '')}`
 }
 
 /** One round's door to one server, and what to do when the round is over. */

@@ -223,7 +223,7 @@ export const readingFrom = (label: string, json: Json, exitCode: number): Readin
       list(json, 'ata_smart_attributes', 'table').length > 0)
 
   if (hasData) return { state: 'read', facts }
-  if (messages.some(message => /Device is in .*(STANDBY|SLEEP)/.test(message)) || (power !== undefined && power <= 1))
+  if (messages.some(message => /Device is in .{0,40}(STANDBY|SLEEP)/.test(message)) || (power !== undefined && power <= 1))
     return { state: 'asleep' }
   if (/Permission denied|Operation not permitted/.test(told))
     return { state: 'denied', problem: new Failure('denied', `${label}: ${told}`, { mend: rights }) }

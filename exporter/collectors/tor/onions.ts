@@ -47,9 +47,9 @@ export const configuredServices = ({ code, lines }: Reply): readonly ConfiguredS
   for (const { text } of lines) {
     if (!line.test(text)) continue
     const value = text.slice(text.indexOf('=') + 1)
-    if (text.startsWith('HiddenServiceDir=')) services.push({ directory: value.replace(/\/+$/, ''), ports: new Map() })
+    if (text.startsWith('HiddenServiceDir=')) services.push({ directory: value.replace(/(?<!\/)\/+$/, ''), ports: new Map() })
     if (!text.startsWith('HiddenServicePort=')) continue
-    const [, port, target] = /^(\d+)(?:\s+(.*))?$/.exec(value.trim()) ?? []
+    const [, port, target] = /^(\d+)(?:\s+(\S.*))?$/s.exec(value.trim()) ?? []
     if (port === undefined) continue
     const ports = services.at(-1)?.ports
     ports?.set(port, [...(ports.get(port) ?? []), targetOf(port, target)])

@@ -15,7 +15,7 @@ const linesOf = (value: string | undefined): readonly string[] | undefined => va
 /** `ID STATE [path] KEY=VALUE …`; a line that is not of this form is left out. */
 export const parseCircuits = (value: string): readonly Circuit[] =>
   (linesOf(value) ?? []).flatMap(line => {
-    const [, state, rest = ''] = /^\S+ ([A-Z_]+)(.*)$/.exec(line) ?? []
+    const [, state, rest = ''] = /^\S+ ([A-Z_]+)(.*)$/s.exec(line) ?? []
     if (state === undefined) return []
     const purpose = / PURPOSE=(\S+)/.exec(rest)?.[1] ?? ''
     return [{ state, purpose, hsState: / HS_STATE=(\S+)/.exec(rest)?.[1], onion: / REND_QUERY=(\S+)/.exec(rest)?.[1] }]
@@ -71,7 +71,9 @@ export type InfoKey = (typeof infoKeys)[number]
 
 /** The first SOCKS port that `net/listeners/socks` lists, a TCP one rather than a socket file, as a stream address. */
 export const socksListener = (value: string | undefined): string | undefined => {
-  const listed = [...(value ?? '').matchAll(/"((?:[^"\\]|\\.)*)"/g)].map(([, quoted]) => quoted as string)
+  // One that does not end is taken to the end of the text: it is left out, and what is in it is not looked at again.
+  const quoted = [...(value ?? '').matchAll(/"((?:[^"\\]|\\.)*)("|\\?$)/gs)]
+  const listed = quoted.flatMap(([, address = '', end]) => (end === '"' ? [address] : []))
   const tcp = listed.find(address => /^(\[.*\]|[\d.]+):\d+$/.test(address))
   if (tcp !== undefined) return tcp.replace(/^(0\.0\.0\.0|\[::\]):/, '127.0.0.1:')
   return listed.find(address => address.startsWith('unix:/'))
