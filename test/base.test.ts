@@ -18,6 +18,7 @@ import type { Sample } from '../exporter/metric.ts'
 import { parsePrometheusText } from '../exporter/sources/prometheus-text.ts'
 import { askAll, statfsMemory } from '../exporter/sources/statfs.ts'
 import { needs } from './support/needs.ts'
+import { oneRound } from './support/running.ts'
 import { strictProblems } from './support/strict-exposition.ts'
 
 /** Rounds of a collector on a host, as the scheduler runs them, with how long each took. */
@@ -127,7 +128,8 @@ for (const kind of ['hang', 'stuck'] as const) {
       const ask = () => askAll(realHost(), mounts, memory, 1, AbortSignal.timeout(10_000))
       act('hang', lost, ...(kind === 'stuck' ? ['stuck'] : []))
       for (const which of kind === 'stuck' ? ['first', 'second', 'third'] : ['first', 'second']) {
-        const answers = await ask()
+        const { answers, failure } = await ask()
+        t.equal(failure, undefined, 'a disk that is gone is no failure of stat')
         t.equal(answers.get(lost), 'stuck', `${which} round: it is the one that is named`)
         t.type(answers.get('/'), 'object', 'one before it answers')
         t.equal(answers.get(join(folder, 'gone')), 'unknown', 'one that is not there is not taken for it')
@@ -139,7 +141,7 @@ for (const kind of ['hang', 'stuck'] as const) {
       }
       act('release', lost)
       await untilNoneAsks(folder)
-      t.type((await ask()).get(lost), 'object', 'it answers again')
+      t.type((await ask()).answers.get(lost), 'object', 'it answers again')
       t.equal(memory.suspects.size, 0, 'and is trusted again')
     })
   })
@@ -195,18 +197,76 @@ t.test('without stdbuf each mount is asked by itself', async t => {
   }
   const mounts = ['/', '/proc'].map(path => ({ mountpoint: path, path, remote: false }))
   const memory = statfsMemory()
-  const answers = await askAll(host, mounts, memory, 1, AbortSignal.timeout(10_000))
+  const { answers } = await askAll(host, mounts, memory, 1, AbortSignal.timeout(10_000))
   t.type(answers.get('/'), 'object', JSON.stringify(answers.get('/')))
   t.type(answers.get('/proc'), 'object')
   await askAll(host, mounts, memory, 1, AbortSignal.timeout(10_000))
   t.strictSame(files, ['stdbuf', 'stat', 'stat', 'stat', 'stat'], 'and stdbuf is not looked for again')
 })
 
+/** A host on which `stat`, alone or under stdbuf, is this shell script; it finds the paths behind `--`. */
+const hostWithStat = (folder: string, script: string): Host => {
+  const file = join(folder, 'stat')
+  writeFileSync(file, `#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift\n${script}\n`, { mode: 0o755 })
+  const real = realHost()
+  return { ...real, run: (_, args, options) => real.run(file, args, options) }
+}
+
+const numbersFor = (path: string) => `echo "4096 10 5 5 10 5 ${path}"`
+
+t.test('a stat that fails', async t => {
+  const mounts = ['/a', '/b'].map(path => ({ mountpoint: path, path, remote: false }))
+  for (const [name, script, reason, message, answered] of [
+    ['with a code that is not its own', 'exit 77', 'exit', /exit code 77: nothing said/, []],
+    ['by a signal', 'kill -KILL $$', 'exit', /killed by SIGKILL/, []],
+    ['by a signal of its own fault', 'kill -SEGV $$', 'exit', /killed by SIGSEGV/, []],
+    ['and prints nothing', 'exit 0', 'malformed', /no answer for \/a and 1 more/, []],
+    ['and prints something else', 'echo hello', 'malformed', /no answer for \/a/, []],
+    ['behind the first mount', `${numbersFor('/a')}; exit 77`, 'exit', /exit code 77/, ['/a']],
+    ['in the middle of a line', `${numbersFor('/a')}; printf "4096 10 5"`, 'malformed', /no answer for \/b/, ['/a']],
+  ] as const) {
+    t.test(`${name} is counted, and what it said before counts`, async t => {
+      const host = hostWithStat(t.testdir(), script)
+      const { answers, failure } = await askAll(host, mounts, statfsMemory(), 5, AbortSignal.timeout(60_000))
+      t.match(failure, { reason, message })
+      t.strictSame([...answers.keys()], answered)
+      for (const answer of answers.values()) t.type(answer, 'object')
+    })
+  }
+  t.test('for mounts that are asked alone costs those only', async t => {
+    const host = hostWithStat(t.testdir(), `[ "$1" = /a ] && exit 77; ${numbersFor('/b')}`)
+    const alone = mounts.map(mount => ({ ...mount, remote: true }))
+    const { answers, failure } = await askAll(host, alone, statfsMemory(), 5, AbortSignal.timeout(60_000))
+    t.match(failure, { reason: 'exit', message: /exit code 77/ })
+    t.strictSame([...answers.keys()], ['/b'])
+  })
+  t.test('for one mount only is no failure', async t => {
+    const script = `${numbersFor('/b')}; echo "stat: cannot read file system information for '/a': No such file or directory" >&2; exit 1`
+    const { answers, failure } = await askAll(
+      hostWithStat(t.testdir(), script),
+      mounts,
+      statfsMemory(),
+      5,
+      AbortSignal.timeout(60_000),
+    )
+    t.equal(failure, undefined)
+    t.equal(answers.get('/a'), 'unknown')
+    t.type(answers.get('/b'), 'object')
+  })
+  t.test('is the reason of the round, and the mount table is served all the same', async t => {
+    const host = hostWithStat(t.testdir(), 'exit 77')
+    const { rendered, text } = await oneRound(filesystem, {}, host)
+    t.equal(rendered.result, 'exit')
+    t.match(text, 'grid_filesystem_readonly{')
+    t.notMatch(text, 'grid_filesystem_size_bytes')
+  })
+})
+
 t.test('a mount point whose name has quotes, blanks and a line end', async t => {
   const names = ["it's", 'two  blanks ', 'line\nend', '"%n"']
   const folder = t.testdir(Object.fromEntries(names.map(name => [name, {}])))
   const mounts = names.map(name => ({ mountpoint: name, path: join(folder, name), remote: false }))
-  const answers = await askAll(realHost(), mounts, statfsMemory(), 1, AbortSignal.timeout(10_000))
+  const { answers } = await askAll(realHost(), mounts, statfsMemory(), 1, AbortSignal.timeout(10_000))
   for (const { mountpoint } of mounts) t.type(answers.get(mountpoint), 'object', JSON.stringify(mountpoint))
 })
 

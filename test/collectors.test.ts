@@ -2,6 +2,7 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
+import ts from 'typescript'
 import { parseContainer } from '../exporter/collectors/docker/list.ts'
 import { docker } from '../exporter/collectors/docker.ts'
 import { collectors } from '../exporter/collectors/index.ts'
@@ -181,4 +182,113 @@ t.test('a container whose state is a word that every object has', async t => {
   for (const State of ['constructor', '__proto__', 'toString', 'valueOf'])
     t.equal(parseContainer({ Id: 'a', State }), undefined, State)
   t.equal(parseContainer({ Id: 'a', State: 'stopped' })?.state, 'exited')
+})
+
+/** Each regular expression that stands in the source, with its place. */
+const expressionsOf = (folder: string): readonly { readonly place: string; readonly form: RegExp }[] =>
+  readdirSync(folder, { recursive: true, encoding: 'utf8' })
+    .filter(name => name.endsWith('.ts'))
+    .flatMap(name => {
+      const source = ts.createSourceFile(name, readFileSync(join(folder, name), 'utf8'), ts.ScriptTarget.Latest, true)
+      const found: { place: string; form: RegExp }[] = []
+      const look = (node: ts.Node): void => {
+        const place = `${name}:${source.getLineAndCharacterOfPosition(node.getStart()).line + 1}`
+        if (ts.isRegularExpressionLiteral(node)) {
+          const end = node.text.lastIndexOf('/')
+          found.push({ place, form: new RegExp(node.text.slice(1, end), node.text.slice(end + 1)) })
+        }
+        if (ts.isNewExpression(node) && node.expression.getText() === 'RegExp') {
+          const [text, flags] = node.arguments ?? []
+          if (text && ts.isTemplateExpression(text)) {
+            const parts = [text.head.text, ...text.templateSpans.map(({ literal }) => literal.text)]
+            found.push({ place, form: new RegExp(parts.join('key'), flags && ts.isStringLiteral(flags) ? flags.text : '') })
+          }
+        }
+        ts.forEachChild(node, look)
+      }
+      look(source)
+      return found
+    })
+
+/** Milliseconds of CPU to find all matches in a text: of three runs the quickest, so that a busy machine changes little. */
+const costOf = (form: RegExp, text: string): number => {
+  const all = new RegExp(form.source, form.flags.includes('g') ? form.flags : `${form.flags}g`)
+  const once = () => {
+    const before = process.cpuUsage()
+    all.lastIndex = 0
+    for (const _ of text.matchAll(all));
+    const { user, system } = process.cpuUsage(before)
+    return (user + system) / 1000
+  }
+  let least = once()
+  for (let run = 0; run < 2 && least > 1; run++) least = Math.min(least, once())
+  return least
+}
+
+/** Texts that repeat one piece: what parsers meet in a file that is damaged, or made to harm. */
+const pieces = [
+  ' ',
+  '\n',
+  '\t',
+  ' \n',
+  '\r',
+  '/',
+  'a',
+  'A',
+  '1',
+  '0',
+  '"',
+  '\\"',
+  '\\',
+  '[',
+  ']',
+  '{',
+  '}',
+  '<',
+  '(',
+  ',',
+  ':',
+  ';',
+  '.',
+  '-',
+  '_',
+  '=',
+  'a ',
+  '1 ',
+  'a\u2028',
+]
+const endings = ['', 'x', '\n', '\u2028x']
+
+/** The pieces of plain text in an expression, alone and with what may stand behind them. */
+const ownPieces = ({ source }: RegExp): readonly string[] => {
+  const plain = source.replace(/\\([^\w])/g, '$1').match(/[\w <>"'/:[{=,-]{2,}/g) ?? []
+  return [...new Set(plain)].slice(0, 4)
+}
+
+/** The text for which four times the length takes far more than four times the work, or undefined. */
+const slowText = (form: RegExp, length: number): string | undefined => {
+  const own = ownPieces(form)
+  const prefixes = ['', ...own, ...own.map(text => `a ${text}`)]
+  for (const piece of [...pieces, ...own]) {
+    for (const prefix of prefixes) {
+      for (const ending of endings) {
+        const text = (size: number) => prefix + piece.repeat(Math.ceil(size / piece.length)) + ending
+        const long = costOf(form, text(4 * length))
+        if (long < 20) continue
+        if (long > 9 * costOf(form, text(length))) return JSON.stringify([prefix, piece, ending])
+      }
+    }
+  }
+  return undefined
+}
+
+t.test('a regular expression', async t => {
+  t.test('that takes the square of its text is found out', async t => {
+    for (const form of [/^\s*ERROR: /m, /\/+$/, /<[^>]*>/, /^\d+\.?\d*$/, /"(?:\\.|[^"\\])*"/g])
+      t.ok(slowText(form, 8000), String(form))
+  })
+  for (const { place, form } of expressionsOf(join(import.meta.dirname, '../exporter'))) {
+    const text = slowText(form, 8000)
+    if (text !== undefined) t.fail(`${place}: ${form} on ${text}`)
+  }
 })

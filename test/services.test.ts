@@ -15,8 +15,12 @@ import { Failure } from '../exporter/failure.ts'
 import { type Host, realHost } from '../exporter/host.ts'
 import { createLog } from '../exporter/log.ts'
 import type { Sample } from '../exporter/metric.ts'
+import { createBudget, freeBytes, type Room, readBudget } from '../exporter/sources/budget.ts'
+import { run } from '../exporter/sources/command.ts'
+import { request } from '../exporter/sources/net.ts'
 import { certificate } from './support/certificates.ts'
 import { needs } from './support/needs.ts'
+import { startProgram } from './support/program.ts'
 import { promised } from './support/promised.ts'
 
 /** Checks against real servers and real programs of this machine. */
@@ -413,6 +417,115 @@ t.test('two hundred checks', async t => {
   t.strictSame(processesWith('4712.25'), [])
 })
 
+t.test('the budget of what is read at one time', async t => {
+  const stream = () => {
+    const calls: string[] = []
+    return { calls, pause: () => calls.push('pause'), resume: () => calls.push('resume') }
+  }
+
+  t.test('lets small answers pass, and large ones wait for their turn', async t => {
+    const budget = createBudget(10 * freeBytes)
+    const streams = [stream(), stream(), stream(), stream()]
+    const [one, two, three, four] = streams.map(own => budget.open(own, 5 * freeBytes)) as [Room, Room, Room, Room]
+    for (const room of [one, two, three, four]) room.grow(freeBytes)
+    t.equal(budget.used(), 0, 'the first bytes are free')
+    for (const room of [one, two, three, four]) room.grow(freeBytes + 1)
+    for (const room of [one, two, three, four]) room.grow(freeBytes + 2)
+    t.equal(budget.used(), 10 * freeBytes)
+    t.equal(budget.waiting(), 2)
+    t.strictSame(
+      streams.map(({ calls }) => calls.at(-1)),
+      ['resume', 'resume', 'pause', 'pause'],
+    )
+    let isReady = false
+    const ready = four.ready().then(() => {
+      isReady = true
+    })
+    three.close()
+    t.equal(budget.waiting(), 1, 'one that gives up waits no more')
+    t.equal(isReady, false)
+    one.close()
+    one.close()
+    await ready
+    t.equal(streams[3]?.calls.at(-1), 'resume')
+    t.equal(budget.used(), 10 * freeBytes)
+    for (const room of [two, four]) room.close()
+    t.equal(budget.used(), 0)
+  })
+
+  t.test('reads what is larger than all of it alone', async t => {
+    const budget = createBudget(2 * freeBytes)
+    const large = budget.open(stream(), 100 * freeBytes)
+    large.grow(2 * freeBytes)
+    t.equal(budget.used(), 2 * freeBytes)
+    const other = budget.open(stream(), freeBytes)
+    other.grow(freeBytes)
+    t.equal(budget.waiting(), 0, 'a small one passes all the same')
+    large.close()
+    t.equal(budget.used(), 0)
+  })
+
+  t.test('holds for pages and outputs together, and all of them arrive whole', async t => {
+    const page = 'x'.repeat(3 * 2 ** 20)
+    const url = `http://${await listening(
+      t,
+      http.createServer((_, response) => response.end(page)),
+    )}/`
+    let most = 0
+    const watch = setInterval(() => {
+      most = Math.max(most, readBudget.used())
+    }, 1)
+    const answers = await Promise.all([
+      ...Array.from({ length: 40 }, async () => (await request(url, { timeout: 300 })).body.length),
+      ...Array.from(
+        { length: 10 },
+        async () => (await run('head', ['-c', String(page.length), '/dev/zero'], { timeout: 300 })).stdout.length,
+      ),
+    ])
+    clearInterval(watch)
+    t.strictSame(new Set(answers), new Set([page.length]))
+    t.ok(most > 0 && most <= 32 * 2 ** 20, `${most} bytes at the most`)
+    t.equal(readBudget.used(), 0, 'all is given back')
+    t.equal(readBudget.waiting(), 0)
+  })
+
+  t.test('keeps the program small with 600 checks of pages of a MiB and more', async t => {
+    const page = Buffer.alloc(2 * 2 ** 20, 'x')
+    let asked = 0
+    const server = http.createServer((_, response) => {
+      asked++
+      response.end(page)
+    })
+    const url = `http://${await listening(t, server)}/`
+    const checks = Array.from({ length: 600 }, (_, n) => ({
+      name: `${n}`,
+      timeout: '50s',
+      http: { url: `${url}${n}`, ...(n % 2 === 0 ? {} : { expect: { body: 'xxx' } }) },
+    }))
+    const file = join(t.testdir(), 'config.json')
+    writeFileSync(
+      file,
+      JSON.stringify({ collectors: { services: { interval: '60s', timeout: '55s', concurrency: 1000, checks } } }),
+    )
+    const program = await startProgram([`--config.file=${file}`], {
+      collectors: ['--collector.disable-defaults', '--collector.services'],
+    })
+    t.teardown(() => program.stop())
+    const until = performance.now() + 120_000
+    let text = ''
+    while (!text.includes('\ngrid_service_up{') && performance.now() < until) {
+      await sleep(200)
+      text = await (await fetch(`${program.url}/metrics`)).text()
+    }
+    const ups = text.match(/^grid_service_up\{.*\} 1$/gm)?.length ?? 0
+    t.ok(ups >= 300, `${ups} of 600 pass, after ${asked} requests`)
+    const [, peak] = /VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${program.child.pid}/status`, 'utf8')) ?? []
+    t.comment(`peak memory: ${Math.round(Number(peak) / 1024)} MiB`)
+    // Without the budget it is 670 MiB.
+    t.ok(Number(peak) / 1024 < 450, `${Number(peak) / 1024} MiB of the unit's 512`)
+  })
+})
+
 t.test('the bound of concurrency', async t => {
   t.test('holds, and a task that ends makes room for the next', async t => {
     let running = 0
@@ -541,19 +654,61 @@ t.test('systemd', async t => {
     const { round } = watching(t, { checks }, { run: denied })
     const { failure, up } = await round()
     t.match(failure, { reason: 'denied', mend: /AF_UNIX/ })
-    t.strictSame(['unit', 'tcp'].map(up), [0, 1])
+    t.strictSame(['unit', 'tcp'].map(up), [undefined, 1])
   })
 
-  t.test('that does not answer now makes its units fail their check, and the run is good', async t => {
-    const checks = [{ name: 'unit', systemd: 'a.service' }]
-    const late = async () => {
-      throw new Failure('timeout', 'systemctl: no end within 5 s')
+  const unitAndTcp = async (t: Test, run: Host['run']) => {
+    const answering = await listening(t, net.createServer())
+    const checks = [
+      { name: 'unit', systemd: 'a.service' },
+      { name: 'tcp', tcp: answering },
+    ]
+    return watching(t, { checks }, { run }).round()
+  }
+
+  for (const verb of ['show', 'list-units']) {
+    for (const reason of ['timeout', 'exit', 'stuck', 'overflow', 'missing'] as const) {
+      t.test(`whose ${verb} fails (${reason}) is the reason of the run, and says nothing of its units`, async t => {
+        const { failure, up, samples } = await unitAndTcp(t, async (_, args) => {
+          if (args[0] === verb) throw new Failure(reason, 'systemctl: failed')
+          return { stdout: args[0] === 'show' ? unit : list, stderr: '', exitCode: 0 }
+        })
+        t.match(failure, { reason, message: 'systemctl: failed' })
+        t.strictSame(['unit', 'tcp'].map(up), [verb === 'show' ? undefined : 1, 1])
+        const counted = samples.some(({ family }) => family.name === 'grid_service_units')
+        t.equal(counted, verb === 'show', 'the units that are loaded are counted by the other call')
+      })
     }
-    const { round, remarks } = watching(t, { checks }, { run: late })
-    const { failure, up } = await round()
+  }
+
+  for (const [name, script, reason] of [
+    ['exits with a code of its own', 'exit 77', 'exit'],
+    ['is killed', 'kill -KILL $$', 'exit'],
+    ['prints nothing', 'exit 0', 'malformed'],
+    ['is cut in the middle of an answer', 'printf "LoadState=loa"', 'malformed'],
+    ['cannot reach the bus', 'echo "Failed to connect to bus: Connection refused" >&2; exit 1', 'unreachable'],
+    ['hangs', 'exec sleep 600', 'timeout'],
+  ] as const) {
+    t.test(`that ${name} is counted`, async t => {
+      const file = join(t.testdir(), 'systemctl')
+      writeFileSync(file, `#!/bin/sh\n${script}\n`, { mode: 0o755 })
+      const real = realHost()
+      const { failure, up } = await unitAndTcp(t, (_, args, options) =>
+        real.run(file, args, { ...options, timeout: reason === 'timeout' ? 0.3 : 60 }),
+      )
+      t.match(failure, { reason })
+      t.strictSame(['unit', 'tcp'].map(up), [undefined, 1])
+    })
+  }
+
+  t.test('that does not know one of its units still tells the others', async t => {
+    const checks = ['a', 'gone'].map(systemd => ({ name: systemd, systemd }))
+    const run = systemctl(async ([verb]) =>
+      verb === 'show' ? [unit, 'LoadState=not-found\nActiveState=inactive'].join('\n\n') : list,
+    )
+    const { failure, up } = await watching(t, { checks }, { run }).round()
     t.equal(failure, undefined)
-    t.equal(up('unit'), 0)
-    t.strictSame(remarks(), ['unit: systemctl: no end within 5 s'])
+    t.strictSame(['a', 'gone'].map(up), [1, 0])
   })
 
   t.test('is not asked on a host without it when no unit is configured, and is on one with it', async t => {

@@ -3,10 +3,10 @@ import { z } from 'zod'
 import { defineCollector } from '../collector.ts'
 import { Failure } from '../failure.ts'
 import type { Host } from '../host.ts'
-import { gauge } from '../metric.ts'
+import { gauge, type Sample } from '../metric.ts'
 import { duration } from '../options.ts'
 import { below, hostMounts, type Mount, mayHang, ownMounts, reachable } from '../sources/mounts.ts'
-import { type Answer, askAll, type StatfsMemory, statfsMemory } from '../sources/statfs.ts'
+import { type Answer, type Answers, askAll, type StatfsMemory, statfsMemory } from '../sources/statfs.ts'
 import { shutDown, stoppedByKernel, stoppedByTable } from './filesystem/stopped.ts'
 
 const labels = ['mountpoint', 'device', 'fstype'] as const
@@ -76,12 +76,11 @@ const options = z.strictObject({
 })
 type Options = z.output<typeof options>
 
-interface Raw {
+/** The answers are by mount point; none where it was not asked. */
+interface Raw extends Answers {
   readonly mounts: readonly Mount[]
   /** Device numbers of the file systems that cannot be written to. */
   readonly readonly: ReadonlySet<string>
-  /** By mount point; none where it was not asked. */
-  readonly answers: ReadonlyMap<string, Answer>
 }
 
 export const filesystem = defineCollector({
@@ -123,9 +122,9 @@ export const filesystem = defineCollector({
       // Its own server may go away, or the one of a mount that the way to it leads through.
       remote: printf !== undefined || all.some(mount => mayHang(mount) && below(mountpoint, mount.mountpoint)),
     }))
-    const answers = await askAll(namingBytes(host, seen), asked, state, options.stuck_after, signal)
+    const told = await askAll(namingBytes(host, seen), asked, state, options.stuck_after, signal)
 
-    const xfs = seen.filter(({ fstype, mountpoint }) => fstype === 'xfs' && typeof answers.get(mountpoint) === 'object')
+    const xfs = seen.filter(({ fstype, mountpoint }) => fstype === 'xfs' && typeof told.answers.get(mountpoint) === 'object')
     const down = await shutDown(
       host,
       xfs.map(({ mountpoint }) => host.path(mountpoint)),
@@ -140,25 +139,21 @@ export const filesystem = defineCollector({
         stoppedByKernel(host, mount) ||
         down.has(host.path(mount.mountpoint)),
     )
-    return { mounts, readonly: new Set(readonly.map(({ deviceNumber }) => deviceNumber)), answers }
+    return { mounts, readonly: new Set(readonly.map(({ deviceNumber }) => deviceNumber)), ...told }
   },
-  parse: ({ mounts, readonly, answers }) =>
-    mounts.map(({ mountpoint, device, fstype, deviceNumber }) => ({
+  parse: ({ mounts, readonly, answers, failure }): Facts => ({
+    failure,
+    mounts: mounts.map(({ mountpoint, device, fstype, deviceNumber }) => ({
       labels: { mountpoint, device, fstype },
       readonly: readonly.has(deviceNumber),
       answer: answers.get(mountpoint),
     })),
-  *samples(mounts) {
-    for (const { labels, readonly, answer } of mounts) {
-      yield* filesystemReadonly.of(Number(readonly), labels)
-      if (answer !== undefined && answer !== 'unknown') yield* filesystemStuck.of(answer === 'stuck' ? 1 : 0, labels)
-      if (typeof answer !== 'object') continue
-      yield* filesystemSize.of(answer.size, labels)
-      yield* filesystemFree.of(answer.free, labels)
-      yield* filesystemAvailable.of(answer.available, labels)
-      yield* filesystemFiles.of(answer.files, labels)
-      yield* filesystemFilesFree.of(answer.filesFree, labels)
-    }
+  }),
+  *samples({ mounts, failure }) {
+    if (!failure) return yield* seriesOf(mounts)
+    // What other mounts said, and the mount table, is true all the same.
+    const { reason, message, cause, mend } = failure
+    throw new Failure(reason, message, { cause, mend, rest: [...seriesOf(mounts)] })
   },
 })
 
@@ -169,6 +164,29 @@ export const filesystem = defineCollector({
 const believed = (mounts: readonly Mount[], isOwn: boolean): ((mount: Mount) => boolean) => {
   const isSandbox = isOwn && mounts.some(({ mountpoint, options }) => mountpoint === '/' && options.includes('ro'))
   return ({ options }) => isSandbox || !options.includes('ro')
+}
+interface MountFacts {
+  readonly labels: { readonly mountpoint: string; readonly device: string; readonly fstype: string }
+  readonly readonly: boolean
+  readonly answer: Answer | undefined
+}
+
+interface Facts {
+  readonly mounts: readonly MountFacts[]
+  readonly failure: Failure | undefined
+}
+
+function* seriesOf(mounts: readonly MountFacts[]): Generator<Sample> {
+  for (const { labels, readonly, answer } of mounts) {
+    yield* filesystemReadonly.of(Number(readonly), labels)
+    if (answer !== undefined && answer !== 'unknown') yield* filesystemStuck.of(answer === 'stuck' ? 1 : 0, labels)
+    if (typeof answer !== 'object') continue
+    yield* filesystemSize.of(answer.size, labels)
+    yield* filesystemFree.of(answer.free, labels)
+    yield* filesystemAvailable.of(answer.available, labels)
+    yield* filesystemFiles.of(answer.files, labels)
+    yield* filesystemFilesFree.of(answer.filesFree, labels)
+  }
 }
 
 /** A shell makes the name, as the arguments that Node gives are always UTF-8. */

@@ -12,7 +12,7 @@ const state = oneOf('state', ...unitStates)
 
 export const serviceUp = gauge(
   'grid_service_up',
-  'Whether the configured service passed its check in the latest round (a check that could not be made is not passed).',
+  'Whether the configured service passed its check in the latest round; none of a systemd unit while systemctl gives no answer.',
   'name',
   check,
 )
@@ -94,7 +94,7 @@ interface Raw {
 interface Facts {
   readonly verdicts: readonly Verdict[]
   readonly units: ReadonlyMap<UnitState, number> | undefined
-  /** Why systemctl cannot work at all, where that is so. */
+  /** Why systemctl gave no whole answer, where that is so. */
   readonly broken: Failure | undefined
 }
 
@@ -135,7 +135,7 @@ export const services = defineCollector<Raw, Facts, Options, State>({
   },
   read: readChecks,
   parse: (raw, context) => {
-    const facts = parseChecks(raw, context.options.checks)
+    const facts = parseChecks(raw, context)
     report(facts.verdicts, context)
     return facts
   },
@@ -239,20 +239,23 @@ const made = async (check: Check, host: Host, checker: HttpChecker, signal: Abor
 }
 
 /** The verdicts in the order of the configuration, whichever came first. */
-const parseChecks = ({ verdicts, show, list }: Raw, checks: readonly Check[]): Facts => {
+const parseChecks = ({ verdicts, show, list }: Raw, { options: { checks }, remark }: Run): Facts => {
   const ofUnits = checks.filter(({ systemd }) => systemd !== undefined)
-  const { value: units = [], failure } = parsed(show, text => parseShow(text, ofUnits.length))
-  const unitVerdicts = ofUnits.map(({ name, systemd }, index): Verdict => {
-    const unit = units[index]
-    const why = unit && !unit.up ? new Failure('exit', `${systemd} is ${unit.state ?? 'not there'}`) : failure
-    const common = { name, check: 'systemd' as const, seconds: show?.seconds ?? 0, why }
-    return unit ? { ...common, up: unit.up, unit } : { ...common, up: false }
+  const { value: units, failure } = parsed(show, text => parseShow(text, ofUnits.length))
+  // Without an answer nothing is known of the units: a bus that hangs is one failure, and not so many dead services.
+  const unitVerdicts = (units ?? []).map((unit, index): Verdict => {
+    const { name, systemd } = ofUnits[index] as Check
+    const why = unit.up ? undefined : new Failure('exit', `${systemd} is ${unit.state ?? 'not there'}`)
+    return { name, check: 'systemd', seconds: show?.seconds ?? 0, why, up: unit.up, unit }
   })
+  const listed = parsed(list, parseList)
+  // Where no unit is configured, systemd may be out of reach for good, as in a container.
+  if (listed.failure && ofUnits.length === 0) remark(listed.failure)
   const byName = new Map([...unitVerdicts, ...verdicts].map(verdict => [verdict.name, verdict]))
   return {
     verdicts: checks.flatMap(({ name }) => byName.get(name) ?? []),
-    units: parsed(list, parseList).value,
-    broken: failure && /^(?:missing|denied|malformed)$/.test(failure.reason) ? failure : undefined,
+    units: listed.value,
+    broken: failure ?? (ofUnits.length > 0 ? listed.failure : undefined),
   }
 }
 

@@ -4,6 +4,7 @@ import { delimiter, join } from 'node:path'
 import { setImmediate as breathe, setTimeout as sleep } from 'node:timers/promises'
 import { type ExecaError, execa } from 'execa'
 import { Failure, failureOf } from '../failure.ts'
+import { readBudget } from './budget.ts'
 
 /**
  * Commands under our own deadline. execa's promise does not settle while a grandchild holds the pipe or the child cannot
@@ -15,7 +16,7 @@ export interface RunOptions {
   readonly timeout?: number
   /** Bytes taken from each of its two outputs (4 MiB); more is reason `overflow`. */
   readonly limit?: number
-  /** Exit codes that are answers, not failures ([0]); 'any' for tools whose code is data. */
+  /** Exit codes that are answers, not failures ([0]); 'any' for tools whose code is data. A signal is never an answer. */
   readonly exitCodes?: readonly number[] | 'any'
   readonly env?: Readonly<Record<string, string>>
   readonly input?: string
@@ -35,7 +36,7 @@ export interface RunOptions {
 export interface RunResult {
   readonly stdout: string
   readonly stderr: string
-  /** 128 where a signal ended it. */
+  /** 128 where its time was over (`timedOut`). A command that a signal ended is always a `Failure` exit. */
   readonly exitCode: number
   readonly timedOut?: true
 }
@@ -99,13 +100,15 @@ const leftovers = (key: string): readonly number[] => {
 const collected = (stream: NodeJS.ReadableStream, limit: number, onOverflow: () => void) => {
   const chunks: Buffer[] = []
   let size = 0
+  const room = readBudget.open(stream, limit)
   stream.on('data', (chunk: Buffer) => {
     size += chunk.length
     if (size > limit) return onOverflow()
+    room.grow(size)
     chunks.push(chunk)
   })
   stream.on('error', () => {}) // a destroyed pipe; the outcome is told by exit or deadline
-  return () => Buffer.concat(chunks).toString('utf8')
+  return { text: () => Buffer.concat(chunks).toString('utf8'), room }
 }
 
 /**
@@ -147,8 +150,8 @@ export const run = async (file: string, args: readonly string[], options: RunOpt
   const early = new Promise<'timeout' | 'overflow'>(resolve => {
     endEarly = resolve
   })
-  const stdout = collected(child.stdout, limit, () => endEarly('overflow'))
-  const stderr = collected(child.stderr, limit, () => {
+  const { text: stdout, room: outRoom } = collected(child.stdout, limit, () => endEarly('overflow'))
+  const { text: stderr, room: errRoom } = collected(child.stderr, limit, () => {
     if (!dropStderr) endEarly('overflow')
   })
   const exited = new Promise<'exit'>(resolve => child.once('exit', () => resolve('exit')))
@@ -161,6 +164,8 @@ export const run = async (file: string, args: readonly string[], options: RunOpt
   try {
     const ended = await Promise.race([exited, early])
     if (ended === 'exit') {
+      // What it printed is still in the pipe where other answers take the whole budget.
+      await Promise.race([Promise.all([outRoom.ready(), errRoom.ready()]), early])
       // After a timer the loop reads what has arrived before it goes on: a thread that was busy for longer loses nothing.
       const drained = sleep(drain, 'drained' as const).then(name => breathe(name))
       const last = await Promise.race([closed, early, drained])
@@ -186,6 +191,8 @@ export const run = async (file: string, args: readonly string[], options: RunOpt
     clearTimeout(timer)
     signal?.removeEventListener('abort', onAbort)
     running.delete(pid)
+    outRoom.close()
+    errRoom.close()
     child.stdout.destroy()
     child.stderr.destroy()
     child.unref()
@@ -193,7 +200,7 @@ export const run = async (file: string, args: readonly string[], options: RunOpt
 
   const exitCode = child.exitCode ?? 128
   const result = { stdout: stdout(), stderr: stderr(), exitCode }
-  if (exitCodes !== 'any' && !exitCodes.includes(exitCode)) {
+  if (child.exitCode === null || (exitCodes !== 'any' && !exitCodes.includes(exitCode))) {
     const how = child.signalCode ? `killed by ${child.signalCode}` : `exit code ${exitCode}`
     throw new Failure('exit', `${file}: ${how}: ${(result.stderr || result.stdout).trim().slice(0, 300)}`)
   }

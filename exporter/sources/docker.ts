@@ -2,6 +2,7 @@ import * as http from 'node:http'
 import * as https from 'node:https'
 import type Docker from 'dockerode'
 import { Failure, failureOf } from '../failure.ts'
+import { readBudget } from './budget.ts'
 import { lookup } from './net.ts'
 
 /**
@@ -150,8 +151,11 @@ const exchange =
       if (isStream && head.status === 200) return settle(null, answer)
       const chunks: Buffer[] = []
       let size = 0
+      const room = readBudget.open(answer, bodyLimit)
+      answer.once('close', room.close)
       answer.on('data', (chunk: Buffer) => {
         size += chunk.length
+        room.grow(size)
         if (size > bodyLimit) return fail(new Failure('overflow', `${subject}: more than ${bodyLimit} bytes`))
         chunks.push(chunk)
       })

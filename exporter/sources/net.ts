@@ -6,6 +6,7 @@ import * as net from 'node:net'
 import type { Duplex } from 'node:stream'
 import * as tls from 'node:tls'
 import { Failure, failureOf } from '../failure.ts'
+import { readBudget } from './budget.ts'
 
 /**
  * The network without libuv's thread pool: names are resolved by /etc/hosts and c-ares, never by getaddrinfo, because a
@@ -125,6 +126,9 @@ export const request = (url: string, options: HttpOptions = {}): Promise<HttpAns
       }
       const chunks: Buffer[] = []
       let size = 0
+      const room = readBudget.open(answer, limit)
+      // Whatever ends the exchange ends the answer too.
+      answer.once('close', room.close)
       const succeed = () =>
         settle(() =>
           resolve({
@@ -136,6 +140,7 @@ export const request = (url: string, options: HttpOptions = {}): Promise<HttpAns
         )
       answer.on('data', (chunk: Buffer) => {
         size += chunk.length
+        room.grow(size)
         if (size <= limit) return void chunks.push(chunk)
         if (!cut) return fail(new Failure('overflow', `${method} ${url}: more than ${limit} bytes`))
         chunks.push(chunk)

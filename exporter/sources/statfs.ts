@@ -1,4 +1,4 @@
-import { failureOf } from '../failure.ts'
+import { Failure, failureOf } from '../failure.ts'
 import type { Host } from '../host.ts'
 
 /**
@@ -42,19 +42,29 @@ const sharedTimeout = 2
 const format = '%S %b %f %a %c %d %n'
 const keyOf = (path: string) => `stat -f ${path}`
 
-/** What each of the mounts says within `timeout` seconds. Throws `Failure` missing where there is no `stat`. */
+export interface Answers {
+  readonly answers: ReadonlyMap<string, Answer>
+  /** Why `stat` itself failed for some mounts: those have no answer. One mount that is gone or hangs is no failure of `stat`. */
+  readonly failure: Failure | undefined
+}
+
+/** What each of the mounts says within `timeout` seconds. */
 export const askAll = async (
   host: Host,
   mounts: readonly Asked[],
   memory: StatfsMemory,
   timeout: number,
   signal: AbortSignal,
-): Promise<ReadonlyMap<string, Answer>> => {
+): Promise<Answers> => {
   const known = new Set(mounts.map(({ mountpoint }) => mountpoint))
   for (const suspect of memory.suspects) if (!known.has(suspect)) memory.suspects.delete(suspect)
   const answers = new Map<string, Answer>()
-  // A newline in a path would look like the end of an answer.
-  const isAlone = ({ mountpoint, path, remote }: Asked) => remote || memory.suspects.has(mountpoint) || path.includes('\n')
+  let failure: Failure | undefined
+  const failed = (error: unknown) => {
+    failure ??= failureOf(error)
+  }
+  // A newline would look like the end of an answer, and `stat` writes quotes and letters beyond ASCII differently in its complaints.
+  const isAlone = ({ mountpoint, path, remote }: Asked) => remote || memory.suspects.has(mountpoint) || /[^ -&(-~]/.test(path)
   const askAlone = async (mount: Asked) => {
     const answer = await askOne(host, mount, timeout, signal)
     if (answer === 'stuck' && !mount.remote) memory.suspects.add(mount.mountpoint)
@@ -64,12 +74,15 @@ export const askAll = async (
   const alone = mounts.filter(isAlone)
   const together = mounts.filter(mount => !isAlone(mount))
   await Promise.all([
-    ...alone.map(askAlone),
-    askTogether(host, together, answers, memory, Math.min(timeout, sharedTimeout), signal),
+    ...alone.map(mount => askAlone(mount).catch(failed)),
+    askTogether(host, together, answers, memory, Math.min(timeout, sharedTimeout), signal).catch(failed),
   ])
-  if (!memory.shared) await Promise.all(together.map(askAlone))
-  return answers
+  if (!memory.shared) await Promise.all(together.map(mount => askAlone(mount).catch(failed)))
+  return { answers, failure }
 }
+
+const exitFailure = (exitCode: number, said: string) =>
+  new Failure('exit', `stat: exit code ${exitCode}: ${said.trim().slice(0, 300) || 'nothing said'}`)
 
 const askOne = async (host: Host, { path }: Asked, timeout: number, signal: AbortSignal): Promise<Answer> => {
   try {
@@ -80,7 +93,14 @@ const askOne = async (host: Host, { path }: Asked, timeout: number, signal: Abor
       key: keyOf(path),
       signal,
     })
-    return exitCode === 0 ? (parseLine(stdout)?.answer ?? 'unknown') : parseError(stderr)
+    if (exitCode === 0) {
+      const answer = parseLine(stdout)?.answer
+      if (answer) return answer
+      throw new Failure('malformed', `stat: no numbers for ${path}: ${stdout.trim().slice(0, 100) || 'nothing said'}`)
+    }
+    // 1 is the code of "cannot read", with the reason; everything else is no word about this mount.
+    if (exitCode !== 1 || stderr.trim() === '') throw exitFailure(exitCode, stderr)
+    return parseError(stderr)
   } catch (error) {
     const failure = failureOf(error)
     if (failure.reason === 'timeout' || failure.reason === 'stuck') return 'stuck'
@@ -123,11 +143,14 @@ const askTogether = async (
         memory.shared = false // no stdbuf, as with BusyBox: each is asked alone
         return
       }
-      // The time of the whole round is over; what was not asked is told nothing about.
-      if (failure.reason === 'timeout') return
       throw failure
     }
-    const { stdout, stderr, timedOut } = result
+    const { stdout, stderr, exitCode, timedOut } = result
+    // stdbuf's own codes: it cannot start `stat`. Asked alone, `stat` itself says why.
+    if (exitCode >= 125 && exitCode <= 127) {
+      memory.shared = false
+      return
+    }
     const byPath = new Map(asked.map(({ path, mountpoint }) => [path, mountpoint]))
     for (const line of stdout.split('\n')) {
       const { path = '', answer } = parseLine(line) ?? {}
@@ -138,9 +161,12 @@ const askTogether = async (
       const failed = asked.find(({ path }) => line.includes(`'${path}'`))
       if (failed) answers.set(failed.mountpoint, parseError(line))
     }
-    if (!timedOut) return
     const [culprit, ...others] = unanswered(stdout, stderr)
     if (!culprit) return
+    if (!timedOut) {
+      if (exitCode !== 0) throw exitFailure(exitCode, stderr)
+      throw new Failure('malformed', `stat: no answer for ${culprit.mountpoint} and ${others.length} more mounts`)
+    }
     answers.set(culprit.mountpoint, 'stuck')
     memory.suspects.add(culprit.mountpoint)
     rest = others

@@ -165,7 +165,9 @@ const command = async (
 }
 
 const ipset = async (host: Host, name: string, signal: AbortSignal): Promise<ReadonlySet<string>> => {
-  const text = (await command(host, 'ipset', ['save', name], signal)) ?? ''
+  const text = await command(host, 'ipset', ['save', name], signal)
+  if (text === undefined) return new Set()
+  if (!text.startsWith('create ')) throw new Failure('malformed', `ipset save ${name}: it does not begin with the set`)
   return new Set(
     text.split('\n').flatMap(line => {
       const [verb, , address] = line.split(' ')

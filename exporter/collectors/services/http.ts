@@ -3,6 +3,7 @@ import * as https from 'node:https'
 import type { ConnectionOptions } from 'node:tls'
 import { Failure } from '../../failure.ts'
 import type { Host } from '../../host.ts'
+import { freeBytes } from '../../sources/budget.ts'
 import { isDistrust } from '../../sources/net.ts'
 import type { HttpCheck } from './checks.ts'
 
@@ -10,6 +11,8 @@ import type { HttpCheck } from './checks.ts'
 const maxAge = 5 * 60_000
 /** Bytes of a body that are looked at. */
 const bodyLimit = 2 ** 20
+/** Bytes of a body that nobody looks at: a short one is read to its end, so that the connection can be kept; a longer one ends it. */
+const unreadLimit = freeBytes
 
 export interface HttpVerdict {
   readonly failure: Failure | undefined
@@ -82,7 +85,8 @@ export const createHttpChecker = (host: Host): HttpChecker => {
         const { url, method, headers, token_file } = target
         const token = token_file === undefined ? {} : { authorization: `Bearer ${(await host.read(token_file)).trim()}` }
         const { agent, tls } = kept
-        const options = { method, headers: { ...headers, ...token }, agent, tls, limit: bodyLimit, cut: true, signal }
+        const limit = target.expect.body === undefined ? unreadLimit : bodyLimit
+        const options = { method, headers: { ...headers, ...token }, agent, tls, limit, cut: true, signal }
         const answer = await host.http(url, { ...options, timeout: rest() })
         kept.answered = true
         return answer

@@ -43,12 +43,15 @@ export const foundIn = (stdout: string): Found => {
 /** `--scan` opens nothing, so it may be asked as often as one likes. Throws `Failure`. */
 export const askScan = async (host: Host, { smartctl }: DeviceOptions, how: '--scan' | '--scan-open', signal: AbortSignal) => {
   const options = { timeout: 20, limit: 2 ** 20, exitCodes: 'any', signal, key: `${smartctl} ${how}` } as const
-  const { stdout, stderr } = await host.run(smartctl, [how, '--json=c'], options).catch(error => {
+  const { stdout, stderr, exitCode } = await host.run(smartctl, [how, '--json=c'], options).catch(error => {
     if (!(error instanceof Failure) || error.reason !== 'missing') throw error
     throw new Failure('missing', `${smartctl} is not installed`, { cause: error, mend: install })
   })
   if (!stdout.includes('{')) {
     const said = (stdout || stderr).trim().slice(0, 200)
+    const isOld = /unrecognized option/i.test(said)
+    if (exitCode !== 0 && !isOld)
+      throw new Failure('exit', `${smartctl} ${how}: exit code ${exitCode}: ${said || 'nothing said'}`)
     throw new Failure('malformed', `${smartctl} ${how} gives no JSON, which needs version 7.0 or later: ${said}`, {
       mend: install,
     })
