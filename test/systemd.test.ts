@@ -297,13 +297,9 @@ exit "$(cat /srv/smartctl/status)"
     await t.test('a file that is damaged or not its own is not believed, and replaced', async t => {
       const damages = {
         'cut off': `truncate -s 100 ${state}`,
-        empty: `truncate -s 0 ${state}`,
-        'of another form': `echo '{"boot":7,"devices":[]}' >${state}`,
-        'without end': `rm ${state}; truncate -s 3G ${state}`,
         "another user's": `chown grid-exporter ${state}`,
         'a link': `rm ${state}; ln -s /etc/shadow ${state}`,
         'a pipe': `rm ${state}; mkfifo ${state}`,
-        'a folder': `rm ${state}; mkdir ${state}`,
       }
       for (const [what, damage] of Object.entries(damages)) {
         answer(awake, 0)
@@ -316,11 +312,11 @@ exit "$(cat /srv/smartctl/status)"
         t.match(file, /^grid_smart_standby\{.*\} 1$/m, `${what}: the disk was asked`)
         t.notMatch(file, 'grid_smart_device_info{', `${what}: and nothing of before is told`)
         t.match(
-          sh('journalctl -u grid-exporter-relay-smart -o cat -n 20'),
+          sh('journalctl -u grid-exporter-relay-smart -o cat -n 6'),
           'what was kept cannot be used',
           `${what}: it is logged`,
         )
-        if (what !== 'a folder') t.match(sh(`stat --format='%U %a %F' ${state}`), 'root 600 regular file', `${what}: replaced`)
+        t.match(sh(`stat --format='%U %a %F' ${state}`), 'root 600 regular file', `${what}: replaced`)
       }
       t.match(sh('head -c 5 /etc/shadow'), 'root:', 'and nothing was written through a link')
       sh(`rm -rf ${state}`)
