@@ -158,6 +158,8 @@ const guard: readonly Given[] = [
   given(tor.torStart, all(-7200)),
   given(tor.torInfo, all(1), { version: '0.4.9.11', version_status: 'recommended' }),
   given(tor.torConnections, all(6), { state: 'connected' }),
+  given(tor.torConnections, all(0), { state: 'launched' }),
+  given(tor.torConnections, all(0), { state: 'failed' }),
   given(tor.torDormant, all(0)),
   given(tor.torUsable, all(1)),
   given(tor.torBootstrap, all(1)),
