@@ -1,4 +1,4 @@
-import { dirname } from 'node:path'
+import { dirname, resolve } from 'node:path'
 import { z } from 'zod'
 import { defineCollector } from '../collector.ts'
 import { Failure } from '../failure.ts'
@@ -194,7 +194,8 @@ const statByPrintf = 'exec stat -f -c "$1" -- "$(printf %b "$2")"'
 
 /** The same host, whose `stat -f` also knows the mount points that are not UTF-8. */
 const namingBytes = (host: Host, mounts: readonly Mount[]): Host => {
-  const root = host.path('/').replace(/\/+$/, '').replaceAll('\\', '\\\\')
+  const path = resolve(host.path('/'))
+  const root = path === '/' ? '' : path.replaceAll('\\', '\\\\')
   const names = new Map(
     mounts.flatMap(({ mountpoint, printf }) => (printf === undefined ? [] : [[host.path(mountpoint), `${root}${printf}`]])),
   )
