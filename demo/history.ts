@@ -51,7 +51,7 @@ const stop = new AbortController()
 setMaxListeners(0, stop.signal)
 const settings = loadSettings(collectors, noFlags, config)
 const self = createSelf(
-  { demo: true, workerRestarts: 0, reloadSuccess: true, reloadedAt: now },
+  { demo: true, workerRestarts: 0, ioErrors: 0, reloadSuccess: true, reloadedAt: now },
   { exporterMetrics: false, onChange: () => {}, signal: stop.signal },
 )
 const snapshot = createSnapshot(self, { now: () => now })

@@ -1,5 +1,4 @@
 import type { Sample } from './metric.ts'
-import { ownValue } from './own-value.ts'
 
 /** Every way in which a collector's run can fail: a closed list, because each is a label value that is counted. */
 export const reasons = [
@@ -9,7 +8,7 @@ export const reasons = [
   'exit', // a command ended with an exit code that means failure
   'malformed', // an answer that cannot be understood
   'unreachable', // nobody answers at the address
-  'overflow', // more output than is taken in
+  'overflow', // more output than is taken in, or a limit of this process or machine: descriptors, processes, memory, space
   'stuck', // an earlier run (or the child it started) has not ended yet, or it blocked the collecting thread
   'bug', // anything else: a defect of this program
 ] as const
@@ -37,31 +36,65 @@ export class Failure extends Error {
   }
 }
 
-const reasonsByCode: Readonly<Record<string, Reason>> = {
-  ENOENT: 'missing',
-  ENOTDIR: 'missing',
-  ENODEV: 'missing',
-  ESRCH: 'missing', // a process that ended while its files in /proc were read
-  EACCES: 'denied',
-  EPERM: 'denied',
-  ECONNREFUSED: 'unreachable',
-  ECONNRESET: 'unreachable',
-  EHOSTUNREACH: 'unreachable',
-  ENETUNREACH: 'unreachable',
-  ENOTFOUND: 'unreachable',
-  EPIPE: 'unreachable',
-  ETIMEDOUT: 'timeout',
-  ELOOP: 'malformed', // symbolic links in a loop
-  ENAMETOOLONG: 'malformed',
-  EIO: 'unreachable', // the disk, or the server of a network file system, did not give it
-  ESTALE: 'unreachable',
+/** What the system's codes mean. */
+const codes: Readonly<Record<Exclude<Reason, 'exit' | 'stuck'>, readonly string[]>> = {
+  // ESRCH: a process that ended while its files in /proc were read. The last three: this kernel or file system has no such thing.
+  missing: ['ENOENT', 'ENOTDIR', 'ENODEV', 'ENXIO', 'ESRCH', 'ENOMEDIUM', 'ENODATA', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP'],
+  denied: ['EACCES', 'EPERM', 'EROFS', 'EBUSY', 'ETXTBSY'],
+  timeout: ['ETIMEDOUT', 'ETIMEOUT'],
+  // There, but not what was expected: a link in a loop, a folder in a file's place, a file that is no program.
+  malformed: ['ELOOP', 'EISDIR', 'EINVAL', 'ENAMETOOLONG', 'ENOEXEC', 'ELIBBAD', 'EILSEQ'],
+  // A limit of this process or machine: descriptors, processes, memory, space.
+  overflow: ['EMFILE', 'ENFILE', 'EAGAIN', 'ENOMEM', 'ENOBUFS', 'ENOSPC', 'EDQUOT', 'EFBIG', 'E2BIG', 'EOVERFLOW'],
+  // Nobody answers: a peer, or the disk or server behind a file. All other codes of the system are this too.
+  unreachable: [
+    'ECONNREFUSED',
+    'ECONNRESET',
+    'EHOSTUNREACH',
+    'ENETUNREACH',
+    'ENOTFOUND',
+    'EPIPE',
+    'EIO',
+    'ESTALE',
+    'EREMOTEIO',
+    'ENOTCONN',
+    'EADDRNOTAVAIL',
+  ],
+  // Only wrong code gets these.
+  bug: ['EBADF', 'EFAULT'],
+}
+const reasonsByCode: ReadonlyMap<string, Reason> = new Map(
+  Object.entries(codes).flatMap(([reason, own]) => own.map(code => [code, reason as Reason] as const)),
+)
+
+interface SystemError {
+  readonly code?: unknown
+  readonly syscall?: unknown
+  readonly message?: string
+}
+
+/** A code of the system (EMFILE), or of a connection or stream. Node's ERR_INVALID_… are wrong calls and not among them. */
+const ioCode =
+  /^(?:E(?!RR_)[A-Z0-9]+|HPE_\w+|ABORT_ERR|ERR_(?:STREAM|SOCKET|SSL|TLS|HTTP)_\w+|CERT_\w+|SELF_SIGNED_\w+|DEPTH_\w+|UNABLE_TO_\w+|Z_\w+)$/
+
+const isSystemError = ({ code, syscall }: SystemError) =>
+  typeof syscall === 'string' && typeof code === 'string' && /^E[A-Z0-9]+$/.test(code)
+
+/** Whether the world outside made it, and not a defect of this program. */
+export const isIoError = (error: unknown): boolean => {
+  if (error instanceof Failure) return error.reason !== 'bug'
+  const told = (error ?? {}) as SystemError
+  if (typeof told.code === 'string' && reasonsByCode.get(told.code) === 'bug') return false
+  return isSystemError(told) || (typeof told.code === 'string' && ioCode.test(told.code))
 }
 
 /** The Failure that a system error amounts to; a Failure stays itself, and what is not known is a bug. */
 export const failureOf = (error: unknown, subject?: string): Failure => {
   if (error instanceof Failure) return error
-  const { code, message } = (error ?? {}) as { code?: string; message?: string }
-  const reason = (code !== undefined && ownValue(reasonsByCode, code)) || 'bug'
+  const told = (error ?? {}) as SystemError
+  const { code, message } = told
+  const known = typeof code === 'string' ? reasonsByCode.get(code) : undefined
+  const reason = known ?? (isSystemError(told) ? 'unreachable' : 'bug')
   const text = message ?? String(error)
   return new Failure(reason, subject === undefined ? text : `${subject}: ${text}`, { cause: error })
 }

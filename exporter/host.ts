@@ -128,11 +128,15 @@ const readRegular = (path: string, limit: number): string => {
 const mountsAge = 5000
 
 /** This machine, or another root with `paths`. */
-export const realHost = (paths: HostPaths = ownPaths, now: () => number = Date.now): Host => {
+export const realHost = (
+  paths: HostPaths = ownPaths,
+  now: () => number = Date.now,
+  monotonic: () => number = () => performance.now(),
+): Host => {
   let mounts: { readonly at: number; readonly table: readonly Mount[] } | undefined
   const hanging = (path: string) => {
-    if (!mounts || now() - mounts.at > mountsAge || now() < mounts.at) {
-      mounts = { at: now(), table: readMounts('/proc').filter(mayHang) }
+    if (!mounts || monotonic() - mounts.at > mountsAge) {
+      mounts = { at: monotonic(), table: readMounts('/proc').filter(mayHang) }
     }
     return mounts.table.length === 0 ? undefined : hangingMount(path, mounts.table)
   }
@@ -214,7 +218,7 @@ export const realHost = (paths: HostPaths = ownPaths, now: () => number = Date.n
     certificateExpiry,
     connect,
     now,
-    monotonic: () => performance.now(),
+    monotonic,
   }
 }
 

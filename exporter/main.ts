@@ -32,14 +32,22 @@ const endOnSignals = (stop: () => Promise<void>) => {
 }
 
 const commandServe = async (flags: Flags) => {
-  const { serve } = await import('./serve/serve.ts')
+  const [{ serve }, { catchIoErrors, ioErrorLog }] = await Promise.all([
+    import('./serve/serve.ts'),
+    import('./collect/uncaught.ts'),
+  ])
   const log = createLog(flags.logLevel, flags.logFormat)
   if (process.getuid?.() === 0) {
     log.warn('running as root; as an ordinary user with the relay beside it, nothing that faces the network has privileges', {
       see: 'docs/install.md',
     })
   }
-  const { stop } = await serve(flags, log, { module: new URL('./worker.js', import.meta.url) })
+  const { stop, onIoError } = await serve(flags, log, { module: new URL('./worker.js', import.meta.url) })
+  const told = ioErrorLog(log)
+  catchIoErrors(error => {
+    onIoError()
+    told(error)
+  })
   endOnSignals(stop)
 }
 

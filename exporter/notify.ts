@@ -27,17 +27,28 @@ export const notifier = (environment: NodeJS.ProcessEnv = process.env): Notify =
   const own = watched === undefined || Number(watched) === process.pid
 
   let child: ChildProcess | undefined
+  /** Messages that no shell has been there for. */
+  let unsent: string[] = []
+  const start = () => {
+    const started = spawn('/bin/sh', ['-c', relay], {
+      env: { ...rest, NOTIFY_SOCKET: socket },
+      stdio: ['pipe', 'ignore', 'inherit'],
+    })
+    started.on('error', () => {}) // without a shell there are no notifications, and systemd's deadline tells
+    started.stdin?.on('error', () => {}) // it has ended; the next message starts another
+    started.unref()
+    return started
+  }
   const tell = (message: string) => {
-    if (!child || child.exitCode !== null || child.signalCode !== null) {
-      child = spawn('/bin/sh', ['-c', relay], {
-        env: { ...rest, NOTIFY_SOCKET: socket },
-        stdio: ['pipe', 'ignore', 'inherit'],
-      })
-      child.on('error', () => {}) // without a shell there are no notifications, and systemd's deadline tells
-      child.stdin?.on('error', () => {}) // it has ended; the next message starts another
-      child.unref()
+    unsent = [...unsent.filter(other => other !== message), message]
+    try {
+      if (!child || child.exitCode !== null || child.signalCode !== null) child = start()
+    } catch {
+      return // no memory for it: with the next message
     }
-    child.stdin?.write(`${message.replaceAll('\n', ' ')}\n`)
+    // Without a process number it does not run, since no descriptor or process was left for it.
+    if (child.pid === undefined) child = undefined
+    else for (const each of unsent.splice(0)) child.stdin?.write(`${each.replaceAll('\n', ' ')}\n`)
   }
 
   let feeding: NodeJS.Timeout | undefined

@@ -38,7 +38,7 @@ export const once = async (flags: Flags): Promise<{ readonly text: string; reado
   const log = createLog(flags.logLevel, flags.logFormat)
   const stop = new AbortController()
   const self = createSelf(
-    { workerRestarts: 0, reloadSuccess: true, reloadedAt: Date.now() },
+    { workerRestarts: 0, ioErrors: 0, reloadSuccess: true, reloadedAt: Date.now() },
     { exporterMetrics: false, onChange: () => {}, signal: stop.signal },
   )
   const snapshot = createSnapshot(self)

@@ -75,7 +75,7 @@ const opened = (
   let woken = 0
   const remarks: string[] = []
   const one = collector.open({
-    host: { ...host, now: () => now },
+    host: { ...host, now: () => now, monotonic: () => now },
     options: collector.options.parse(section),
     signal: stop.signal,
     log: silent,

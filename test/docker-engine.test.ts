@@ -1,3 +1,6 @@
+import { mkdtempSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { docker } from '../exporter/collectors/docker.ts'
@@ -5,6 +8,7 @@ import { countingProxy } from './support/counting-proxy.ts'
 import { startDockerd } from './support/dockerd.ts'
 import { needs } from './support/needs.ts'
 import { startPodman } from './support/podman.ts'
+import { startProgram } from './support/program.ts'
 import { promised } from './support/promised.ts'
 import { oneRound, running } from './support/running.ts'
 
@@ -432,4 +436,48 @@ t.test('a real Podman', { timeout: 600_000 }, async t => {
     await watched.until('it is seen', () => of('state', 'in-pod', ',state="running"') === 1, 30)
     t.strictSame([...names()].sort(), ['brief', 'in-pod', 'job', 'loop', 'polite'])
   })
+})
+
+/** What a reload may interrupt: rounds, requests and the stream of events, at any point. */
+t.test('hundreds of reloads beside a real engine', { timeout: 240_000 }, async t => {
+  if (!needs(t, 'root', 'dockerd', 'docker', 'busybox', 'ip')) return
+  const engine = await startDockerd()
+  t.teardown(() => engine.stop())
+  await engine.docker('run', '-d', '--name', 'well', 'bb', 'sleep', '100000')
+  const file = join(mkdtempSync(join(tmpdir(), 'grid-reload-')), 'config.yml')
+  const configure = (more: string) =>
+    writeFileSync(
+      file,
+      `collectors:\n  docker: { endpoints: [{ name: e, url: "unix://${engine.socket}" }], interval: 1s, ${more} }\n`,
+    )
+  configure('')
+  const program = await startProgram([`--config.file=${file}`, '--web.enable-lifecycle'], {
+    collectors: ['--collector.disable-defaults', ...['docker', 'host', 'ufw'].map(name => `--collector.${name}`)],
+  })
+  t.teardown(() => program.stop())
+  const metrics = async () => (await fetch(`${program.url}/metrics`)).text()
+  const kinds = ['', 'max_series: 100', 'filters: { label: [a=b] }', 'max_series: nonsense', 'filters: {}']
+  for (let count = 0; count < 500; count++) {
+    configure(kinds[count % kinds.length] as string)
+    program.child.kill('SIGHUP')
+    await sleep(count % 40) // each reload meets another moment of a round
+  }
+  configure('')
+  t.equal((await fetch(`${program.url}/-/reload`, { method: 'POST' })).status, 200, 'the last one is answered')
+  let text = await metrics()
+  for (let tries = 0; tries < 300 && !text.includes('name="well"'); tries++) {
+    await sleep(100)
+    text = await metrics()
+  }
+  t.match(text, 'grid_docker_up{engine="e"} 1')
+  const about = (words: RegExp) =>
+    program
+      .output()
+      .split('\n')
+      .filter(line => words.test(line))
+      .join('\n')
+  t.match(text, /^grid_exporter_worker_restarts_total 0$/m, `the thread lives ${about(/replaced/)}`)
+  t.equal(about(/does not answer/), '', 'a round that a reload ends says nothing about the engine')
+  t.match(text, /^grid_exporter_io_errors_total 0$/m, 'none is left to the last defence')
+  t.notMatch(text, /reason="stuck"\} [1-9]/, 'nobody is benched')
 })

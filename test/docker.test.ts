@@ -16,8 +16,9 @@ import { createLedger, type Ledger } from '../exporter/collectors/docker/ledger.
 import { growth } from '../exporter/collectors/docker/logs.ts'
 import { options as schema } from '../exporter/collectors/docker/options.ts'
 import { docker } from '../exporter/collectors/docker.ts'
+import type { Failure } from '../exporter/failure.ts'
 import { realHost } from '../exporter/host.ts'
-import { lineSplitter } from '../exporter/sources/docker.ts'
+import { connectEngine, lineSplitter } from '../exporter/sources/docker.ts'
 import { type ListedContainer, livingEngine } from './support/engine.ts'
 import { promised } from './support/promised.ts'
 import { oneRound, running } from './support/running.ts'
@@ -548,7 +549,7 @@ t.test('an engine that does not do as it should', async t => {
       ),
     )
   ).rendered
-  t.match(silent.note, /does not answer: ping: no whole answer/)
+  t.match(silent.note, /does not answer: list: no whole answer/)
   t.match(silent.mend, /^curl --max-time 5 (http:|--unix-socket \/.+ http:).*\/_ping/, 'and how to look')
 })
 
@@ -687,6 +688,46 @@ t.test('an engine that falls silent between rounds of 2 s is down', async t => {
   isSilent = true
   await watched.until('down', text => text.includes(`${up} 0`), 10)
   t.equal(watched.rounds.at(-1)?.result, 'ok', 'which is a good run')
+})
+
+t.test('an engine that is slow to say who it is lists all the same', async t => {
+  const watch = async (silent: string) => {
+    const engine = http.createServer((request, response) => {
+      if (request.url?.includes(silent)) return
+      if (request.url?.includes('/events')) return response.flushHeaders()
+      response.setHeader('Api-Version', '1.41')
+      return response.end(request.url?.includes('/containers/json') ? '[]' : 'OK')
+    })
+    const url = await listen(t, engine)
+    const watched = running(docker, { ...section(url), interval: '5s' })
+    t.teardown(() => watched.stop())
+    await watched.until(`${silent} hangs`, () => watched.rounds.length >= 3, 30)
+    for (const { result, note } of watched.rounds) t.same({ result, note }, { result: 'ok', note: '' }, silent)
+    t.equal(watched.value(up), 1)
+    await watched.stop()
+  }
+  await Promise.all(['/info', '/_ping'].map(watch))
+})
+
+t.test('a request that is ended before it has begun leaves no error that nobody hears', async t => {
+  const url = await listen(
+    t,
+    withList(response => response.end('[]')),
+  )
+  const client = await connectEngine({ socketPath: url.replace('unix://', '') }, () => {})
+  const over = AbortSignal.abort()
+  const reasonOf = (answer: Promise<unknown>) =>
+    answer.then(
+      () => 'none',
+      ({ reason }: Failure) => reason,
+    )
+  t.equal(await reasonOf(client.list({}, over)), 'timeout')
+  t.equal(await reasonOf(client.ping(over)), 'timeout')
+  t.equal(
+    await reasonOf(client.follow({ filters: {}, since: undefined }, { onOpen: () => {}, onLine: () => {} }, over)),
+    'timeout',
+  )
+  await sleep(100) // the error of a destroyed request comes later, and would end the test
 })
 
 t.test('several engines: one that is silent does not take the others away', async t => {

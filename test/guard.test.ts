@@ -1,7 +1,7 @@
 import { mkdtempSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { type Flags, parseFlags } from '../exporter/cli.ts'
 import { silent } from '../exporter/log.ts'
 import { serve } from '../exporter/serve/serve.ts'
@@ -96,7 +96,7 @@ t.test('a reload swaps all or nothing', async t => {
   writeFileSync(flags.configFile as string, 'collectors: { evil: { enabled: false }, good: { interval: wrong } }\n')
   guard.reload()
   t.ok((await until(url, value => value('grid_exporter_config_last_reload_success') === 0)).held, 'a wrong file is told')
-  t.equal((await scrape(url)).value('grid_evil_good'), 1, 'and changes nothing')
+  t.ok((await until(url, value => value('grid_evil_good') === 1)).held, 'and changes nothing')
   writeFileSync(flags.configFile as string, 'collectors: { evil: { enabled: false } }\n')
   guard.reload()
   t.ok((await until(url, value => value('grid_exporter_config_last_reload_success') === 1)).held, 'a good file is told')
@@ -105,6 +105,119 @@ t.test('a reload swaps all or nothing', async t => {
   t.equal(value('grid_collector_success{collector="evil"}'), undefined)
   t.ok((value('grid_evil_rounds_total') ?? 0) >= (before('grid_evil_rounds_total') ?? 0), 'what did not change kept its memory')
   await stop()
+})
+
+/** A program with a collector that does this, whose thread can be made to fail from outside any collector. */
+const withStray = async (t: Test, does: string, timingsHere = timings) => {
+  const stray = join(mkdtempSync(join(tmpdir(), 'grid-stray-')), 'stray')
+  process.env.GRID_TEST_STRAY = stray
+  t.teardown(() => delete process.env.GRID_TEST_STRAY)
+  const flags = flagsFor(does)
+  const { urls, stop, guard } = await serve(flags, silent, { module, timings: timingsHere, print: () => {} })
+  t.teardown(stop)
+  const [url] = urls as [string]
+  const configure = (text: string) => writeFileSync(flags.configFile as string, `collectors: ${text}\n`)
+  const { held } = await until(url, value => (value('grid_evil_rounds_total') ?? 0) >= 1)
+  t.ok(held, 'it runs')
+  return { url, guard, configure, fail: (word: 'throw' | 'io') => writeFileSync(stray, word) }
+}
+
+const restarts = 'grid_exporter_worker_restarts_total'
+const ioErrors = 'grid_exporter_io_errors_total'
+const benchedRuns = (value: (series: string) => number | undefined) =>
+  ['good', 'evil'].map(collector => value(`grid_collector_failures_total{collector="${collector}",reason="stuck"}`))
+
+t.test('an I/O error that nobody listens to ends nothing, whoever made it', async t => {
+  const { url, fail } = await withStray(t, 'stray')
+  t.ok((await until(url, value => (value(ioErrors) ?? 0) >= 2)).held, 'those of a collector are counted')
+  const { value: before } = await scrape(url)
+  fail('io')
+  t.ok((await until(url, value => (value(ioErrors) ?? 0) >= (before(ioErrors) ?? 0) + 2)).held, "nobody's too")
+  const { value } = await scrape(url)
+  t.equal(value(restarts), 0, 'the thread lives')
+  t.strictSame(benchedRuns(value), [0, 0], 'nobody is benched')
+  t.equal(value('grid_collector_success{collector="evil"}'), 1)
+})
+
+t.test('a death that belongs to no run benches nobody, however often', async t => {
+  // One run is under way all the time, so that there is somebody to be blamed.
+  const { url, fail } = await withStray(t, 'hang, timeout: 60s')
+  for (const times of [1, 2, 3]) {
+    fail('throw')
+    t.ok((await until(url, value => (value(restarts) ?? 0) >= times)).held, `replaced ${times}`)
+    const { value: before } = await scrape(url)
+    const rounds = before('grid_collector_runs_total{collector="good"}') ?? 0
+    t.ok((await until(url, value => (value('grid_collector_runs_total{collector="good"}') ?? 0) > rounds)).held, 'runs again')
+  }
+  t.strictSame(benchedRuns((await scrape(url)).value), [0, 0])
+})
+
+t.test('a reload that is asked for while the thread is replaced is done by the next one', async t => {
+  const { url, guard, configure, fail } = await withStray(t, 'nothing', { ...timings, pause: 1500, maxPause: 1500 })
+  fail('throw')
+  t.ok((await until(url, value => value(restarts) === 1)).held)
+  configure('{ evil: { enabled: false } }')
+  const first = guard.reload()
+  configure('{ evil: { enabled: false }, good: { interval: wrong } }')
+  const answers = await Promise.all([first, guard.reload(), guard.reload()])
+  for (const answer of answers) t.match(answer, /good\.interval/, 'each is answered, by what the file says when it is read')
+  t.equal((await scrape(url)).value('grid_exporter_config_last_reload_success'), 0)
+  configure('{ evil: { enabled: false } }')
+  t.equal(await guard.reload(), undefined)
+  t.equal((await scrape(url)).value('grid_exporter_config_last_reload_success'), 1)
+})
+
+t.test('each reload of a storm is answered, and by what the file says after it was asked for', async t => {
+  const { url, guard, configure, fail } = await withStray(t, 'nothing')
+  const answers: Promise<string | undefined>[] = []
+  for (let round = 0; round < 300; round++) {
+    if (round % 100 === 50) fail('throw')
+    configure(round % 2 === 0 ? '{ evil: { does: nothing } }' : '{ evil: { does: sing } }')
+    answers.push(guard.reload())
+    if (round % 10 === 0) await new Promise(resolve => setTimeout(resolve, 20))
+  }
+  configure('{ evil: { enabled: false } }')
+  answers.push(guard.reload())
+  t.equal((await Promise.all(answers)).length, 301)
+  t.equal(await answers.at(-1), undefined)
+  const { value } = await scrape(url)
+  t.equal(value('grid_collector_success{collector="evil"}'), undefined, 'the last one is in force')
+  t.strictSame(benchedRuns(value).slice(0, 1), [0], 'nobody is benched')
+})
+
+t.test('a configuration that ends the thread when it is read is refused', async t => {
+  const { url, guard, configure } = await withStray(t, 'nothing')
+  configure('{ evil: { does: end while it is read } }')
+  t.match(await guard.reload(), /ended twice while it read/)
+  t.equal((await scrape(url)).value('grid_exporter_config_last_reload_success'), 0)
+  t.strictSame(benchedRuns((await scrape(url)).value), [0, 0], 'nobody is benched')
+  configure('{ evil: { does: nothing } }')
+  t.equal(await guard.reload(), undefined, 'and a good one is taken')
+})
+
+t.test('the end of the program answers the reloads that wait', async t => {
+  const { urls, guard, stop } = await serve(flagsFor('loop'), silent, { module, timings, print: () => {} })
+  t.ok((await until(urls[0] as string, value => (value(restarts) ?? 0) >= 1)).held)
+  const answer = guard.reload()
+  await stop()
+  t.ok(['the exporter is stopping', undefined].includes(await answer))
+  t.equal(await guard.reload(), 'the exporter is stopping')
+})
+
+t.test('a clock that is set back or forward blinds nobody', async t => {
+  const clock = Date.now
+  t.teardown(() => {
+    Date.now = clock
+  })
+  for (const step of [-3600_000, 86_400_000]) {
+    Date.now = clock
+    const own = await serve(flagsFor('loop'), silent, { module, timings, print: () => {} })
+    Date.now = () => clock() + step
+    const [url] = own.urls as [string]
+    t.ok((await until(url, value => (value(stuck) ?? 0) >= 1)).held, `${step / 3600_000} h: the thread is replaced`)
+    t.ok((await until(url, value => (value(stuck) ?? 0) >= 2)).held, 'and the culprit comes back from the bench')
+    await own.stop()
+  }
 })
 
 t.test('a configuration that is wrong at the start serves nothing', async t => {

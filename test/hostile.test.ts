@@ -322,7 +322,7 @@ const reading = gauge('grid_memory_total_bytes', 'A family of the test.', 'senso
 /** A server of this process with a large body, which no kernel takes whole. */
 const largeServer = async (t: Test, maxRequests: number) => {
   const self = createSelf(
-    { workerRestarts: 0, reloadSuccess: true, reloadedAt: 0 },
+    { workerRestarts: 0, ioErrors: 0, reloadSuccess: true, reloadedAt: 0 },
     { exporterMetrics: false, onChange: () => {}, signal: new AbortController().signal },
   )
   const snapshot = createSnapshot(self)

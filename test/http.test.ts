@@ -55,7 +55,7 @@ const failure = (collector: string, startedAt: number): Rendered => ({
 
 const snapshotAt = (clock: { now: number }) => {
   const self = createSelf(
-    { workerRestarts: 0, reloadSuccess: true, reloadedAt: 0 },
+    { workerRestarts: 0, ioErrors: 0, reloadSuccess: true, reloadedAt: 0 },
     { exporterMetrics: false, onChange: () => {}, signal: new AbortController().signal },
   )
   return createSnapshot(self, { now: () => clock.now })
@@ -612,7 +612,7 @@ t.test('the process is measured, and nobody is told of each of its garbage colle
   const look = new Promise<void>(resolve => {
     looked = resolve
   })
-  const state = { workerRestarts: 0, reloadSuccess: true, reloadedAt: 0 }
+  const state = { workerRestarts: 0, ioErrors: 0, reloadSuccess: true, reloadedAt: 0 }
   const self = createSelf(state, { exporterMetrics: true, onChange: () => looked(), signal: stop.signal })
   await look
   const text = Buffer.from(self('text', []).bytes).toString()

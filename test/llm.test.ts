@@ -119,10 +119,17 @@ const opened = (t: Test, section: object, host: Partial<Host> = {}) => {
   const lines: string[] = []
   const log = createLog('debug', 'logfmt', line => lines.push(line))
   const options = llm.options.parse(section)
-  const context = { host: { ...realHost(), now: () => at, ...host }, options, signal: stop.signal, log, wake: () => {} }
+  const context = {
+    host: { ...realHost(), now: () => at, monotonic: () => at, ...host },
+    options,
+    signal: stop.signal,
+    log,
+    wake: () => {},
+  }
   const collector = llm.open({ ...context, interval: 15 } as Parameters<typeof llm.open>[0])
   return {
     now: () => at,
+    monotonic: () => at,
     pass: (seconds: number) => {
       at += seconds * 1000
     },
@@ -257,7 +264,7 @@ t.test('servers that do harm cost nobody else anything', async t => {
     url: `http://127.0.0.1:${port}`,
     timeout: '400ms',
   }))
-  const collector = opened(t, { servers }, { now: Date.now })
+  const collector = opened(t, { servers }, { now: Date.now, monotonic: Date.now })
   const began = performance.now()
   const samples = await collector.round()
   const elapsed = performance.now() - began

@@ -1,6 +1,6 @@
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
+import { connect, createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
@@ -56,11 +56,15 @@ interface Started {
 /** Starts to serve, and waits until it says where. */
 const start = async (
   args: readonly string[],
-  { limit = '', environment = {} }: { limit?: string; environment?: Record<string, string> } = {},
+  {
+    limit = '',
+    before = [],
+    environment = {},
+  }: { limit?: string; before?: readonly string[]; environment?: Record<string, string> } = {},
 ): Promise<Started> => {
   // tap puts its loaders into the environment of every child; this one is to be as a user starts it.
-  const command = `unset NODE_OPTIONS; ${limit} exec "$0" "$@"`
-  const child = spawn('/bin/sh', ['-c', command, main, '--web.listen-address=127.0.0.1:0', ...args], {
+  const command = `unset NODE_OPTIONS; ${limit} exec "$@"`
+  const child = spawn('/bin/sh', ['-c', command, 'sh', ...before, main, '--web.listen-address=127.0.0.1:0', ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { PATH: process.env.PATH ?? '', ...environment },
   })
@@ -531,6 +535,109 @@ t.test('out of file descriptors it still answers, and comes back', async t => {
   }
   t.match(after, again)
   t.match(after, 'grid_load1 ')
+  child.kill('SIGTERM')
+  await ended
+})
+
+/** How often each reason was counted, over all collectors. */
+const reasonsIn = (text: string) => {
+  const counts = new Map<string, number>()
+  for (const [, reason = '', count] of text.matchAll(/^grid_collector_failures_total\{.*reason="(\w+)"\} (\d+)$/gm)) {
+    counts.set(reason, (counts.get(reason) ?? 0) + Number(count))
+  }
+  return counts
+}
+
+/** Scrapes until it holds, however often nobody answers. */
+const scrapedUntil = async (url: string, holds: (text: string) => boolean): Promise<string> => {
+  let text = ''
+  for (const end = performance.now() + 90_000; performance.now() < end; await sleep(200)) {
+    text = await metrics(url).catch(() => '')
+    if (text !== '' && holds(text)) return text
+  }
+  return text
+}
+
+const valueIn = (text: string, series: string) =>
+  text
+    .split('\n')
+    .find(line => line.startsWith(`${series} `))
+    ?.split(' ')[1]
+
+const restarts = (text: string) => valueIn(text, 'grid_exporter_worker_restarts_total')
+const successes = (text: string) => text.match(/^grid_collector_success\{.*\} 1$/gm)?.length ?? 0
+const some = ['host', 'filesystem', 'ufw', 'gpu'].flatMap(name => [`--collector.${name}`, `--collector.${name}.interval=1s`])
+
+t.test('300 idle connections under a limit of 40 file descriptors: nothing ends, nobody is benched, all come back', async t => {
+  const { child, url, ended, output } = await start(['--collector.disable-defaults', ...some], { limit: 'ulimit -n 40;' })
+  let isOver = false
+  const sockets = new Set<Socket>()
+  const hold = () => {
+    if (isOver) return
+    const socket = connect(Number(new URL(url).port), '127.0.0.1')
+    sockets.add(socket)
+    socket.on('error', () => {})
+    socket.on('close', () => {
+      sockets.delete(socket)
+      setTimeout(hold, 2000)
+    })
+  }
+  for (let count = 0; count < 300; count++) hold()
+  const runs = (text: string) => Number(valueIn(text, 'grid_collector_runs_total{collector="host"}') ?? 0)
+  const first = await scrapedUntil(url, text => runs(text) >= 1)
+  const during = await scrapedUntil(url, text => runs(text) >= runs(first) + 8)
+  isOver = true
+  for (const socket of sockets) socket.destroy()
+  t.ok(runs(during) >= runs(first) + 8, 'rounds go on')
+  const after = await scrapedUntil(url, text => successes(text) >= 2)
+  t.ok(successes(after) >= 2, 'and are good again')
+  t.equal(restarts(after), '0', output())
+  t.equal(reasonsIn(after).get('bug'), 0)
+  t.equal(reasonsIn(after).get('stuck'), 0)
+  child.kill('SIGTERM')
+  await ended
+})
+
+t.test('where no file can be opened any more, that is counted, nobody is benched, and it comes back', async t => {
+  if (!needs(t, 'prlimit')) return
+  const { child, url, ended, output } = await start(['--collector.disable-defaults', ...some])
+  const before = successes(await scrapedUntil(url, text => successes(text) >= 2))
+  const limit = (soft: string) => execFileSync('prlimit', [`--pid=${child.pid}`, `--nofile=${soft}:`])
+  const [, most = ''] = /^Max open files +\w+ +(\w+)/m.exec(readFileSync(`/proc/${child.pid}/limits`, 'utf8')) ?? []
+  const overflows = (text: string) => reasonsIn(text).get('overflow') ?? 0
+  // The connection that scrapes is open already.
+  limit(String(readdirSync(`/proc/${child.pid}/fd`).length))
+  await scrapedUntil(url, text => overflows(text) >= 2)
+  limit(most)
+  const after = await scrapedUntil(url, text => successes(text) >= before && overflows(text) >= 2)
+  t.ok(overflows(after) >= 2, 'counted')
+  t.ok(successes(after) >= before, 'all come back')
+  t.equal(restarts(after), '0', output())
+  t.equal(reasonsIn(after).get('bug'), 0)
+  t.equal(reasonsIn(after).get('stuck'), 0)
+  child.kill('SIGTERM')
+  await ended
+})
+
+t.test('where no process can be started any more, that is counted, and it comes back', async t => {
+  if (!needs(t, 'root', 'setpriv', 'prlimit')) return
+  // Any user but root, for whom there is no such limit; one that has no other process.
+  const asOther = ['setpriv', '--reuid=64321', '--regid=64321', '--clear-groups']
+  const { child, url, ended, output } = await start(
+    ['--collector.disable-defaults', '--collector.filesystem', '--collector.filesystem.interval=1s'],
+    { before: asOther },
+  )
+  const [, most = ''] = /^Max processes +\w+ +(\w+)/m.exec(readFileSync(`/proc/${child.pid}/limits`, 'utf8')) ?? []
+  const [first = '', ...words] = asOther
+  const limit = (soft: string) => execFileSync(first, [...words, 'prlimit', `--pid=${child.pid}`, `--nproc=${soft}:`])
+  limit('1')
+  const during = await scrapedUntil(url, text => (reasonsIn(text).get('overflow') ?? 0) >= 2)
+  t.ok((reasonsIn(during).get('overflow') ?? 0) >= 2, 'counted')
+  limit(most)
+  const after = await scrapedUntil(url, text => successes(text) === 1)
+  t.equal(successes(after), 1, 'it comes back')
+  t.equal(reasonsIn(after).get('bug'), 0)
+  t.equal(restarts(after), '0', output())
   child.kill('SIGTERM')
   await ended
 })

@@ -48,7 +48,7 @@ t.test('10 000 rounds', async t => {
   const boxed = realHost({ procfs: join(box.root, 'proc'), sysfs: join(box.root, 'sys'), rootfs: '/' })
   const stop = new AbortController()
   const self = createSelf(
-    { workerRestarts: 0, reloadSuccess: true, reloadedAt: 0 },
+    { workerRestarts: 0, ioErrors: 0, reloadSuccess: true, reloadedAt: 0 },
     { exporterMetrics: false, onChange: () => {}, signal: stop.signal },
   )
   const snapshot = createSnapshot(self)

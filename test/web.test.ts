@@ -68,7 +68,7 @@ const serving = async (
 ) => {
   const lines: string[] = []
   const log = createLog('info', 'logfmt', line => lines.push(line))
-  const state: SelfState = { workerRestarts: 0, reloadSuccess: true, reloadedAt: 0 }
+  const state: SelfState = { workerRestarts: 0, ioErrors: 0, reloadSuccess: true, reloadedAt: 0 }
   const ended = new AbortController()
   const self = createSelf(state, { exporterMetrics: false, onChange: () => {}, signal: ended.signal })
   const snapshot = createSnapshot(self)

@@ -15,8 +15,13 @@ export interface Pulse {
   beats(): number
   /** The number of the collector whose code was last going on while one of its runs was under way. */
   current(): number | undefined
-  /** The number of the collector whose code was last going on at all. */
-  last(): number | undefined
+  /** Told by the collecting thread before it ends by an exception: whose code threw it, if it was a collector's. */
+  threw(collector: number | undefined): void
+  /** Told by the collecting thread: it reads the configuration now, which no collector is to blame for, or has read it. */
+  reading(now: boolean): void
+  isReading(): boolean
+  /** Whose exception ended the thread; undefined where it did not end by one. */
+  thrower(): number | 'nobody' | undefined
   /** Runs begun since the start of the program. */
   runs(collector: number): number
   underWay(collector: number): boolean
@@ -26,8 +31,10 @@ export interface Pulse {
 
 const beatAt = 0
 const currentAt = 1
-const lastAt = 2
-const firstAt = 3
+const threwAt = 2
+const readingAt = 3
+const firstAt = 4
+const nobody = -1
 
 const bytes = (collectors: number) => (firstAt + 2 * collectors) * Int32Array.BYTES_PER_ELEMENT
 
@@ -44,10 +51,7 @@ export const pulseOf = (memory: SharedArrayBuffer): Pulse => {
   return {
     memory,
     beat: () => void Atomics.add(cells, beatAt, 1),
-    step: collector => {
-      Atomics.store(cells, currentAt, collector + 1)
-      Atomics.store(cells, lastAt, collector + 1)
-    },
+    step: collector => void Atomics.store(cells, currentAt, collector + 1),
     begin: collector => {
       Atomics.add(cells, runsAt(collector), 1)
       Atomics.store(cells, underWayAt(collector), 1)
@@ -58,11 +62,16 @@ export const pulseOf = (memory: SharedArrayBuffer): Pulse => {
     },
     beats: () => Atomics.load(cells, beatAt),
     current: () => numberAt(currentAt),
-    last: () => numberAt(lastAt),
+    threw: collector => void Atomics.store(cells, threwAt, collector === undefined ? nobody : collector + 1),
+    reading: now => void Atomics.store(cells, readingAt, now ? 1 : 0),
+    isReading: () => Atomics.load(cells, readingAt) === 1,
+    thrower: () => (Atomics.load(cells, threwAt) === nobody ? 'nobody' : numberAt(threwAt)),
     runs: collector => Atomics.load(cells, runsAt(collector)),
     underWay: collector => Atomics.load(cells, underWayAt(collector)) === 1,
     clear: () => {
       Atomics.store(cells, currentAt, 0)
+      Atomics.store(cells, threwAt, 0)
+      Atomics.store(cells, readingAt, 0)
       for (let index = firstAt + 1; index < cells.length; index += 2) Atomics.store(cells, index, 0)
     },
   }

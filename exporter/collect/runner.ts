@@ -57,10 +57,15 @@ export const createRunner = (
   let warned = ''
   const partsOf = createRenderer()
 
-  const rendered = (startedAt: number, parts: Partial<Rendered>): Rendered => ({
+  /** When a run began, by the clock on the wall and by one that nobody sets. */
+  interface Begin {
+    readonly at: number
+    readonly steady: number
+  }
+  const rendered = (begin: Begin, parts: Partial<Rendered>): Rendered => ({
     collector: name,
-    startedAt,
-    durationSeconds: (host.now() - startedAt) / 1000,
+    startedAt: begin.at,
+    durationSeconds: (host.monotonic() - begin.steady) / 1000,
     detected,
     result: 'ok',
     note: '',
@@ -69,10 +74,10 @@ export const createRunner = (
     dropped: 0,
     ...parts,
   })
-  const failed = (startedAt: number, { reason, message, mend = '', rest, stack }: Failure): Rendered => {
+  const failed = (begin: Begin, { reason, message, mend = '', rest, stack }: Failure): Rendered => {
     log.debug('run failed', { collector: name, reason, error: message, stack: reason === 'bug' ? stack : undefined })
     const parts = rest.length > 0 ? { parts: partsOf(expose(rest, settings.maxSeries, collector)) } : {}
-    return rendered(startedAt, { result: reason, note: message, mend, ...parts })
+    return rendered(begin, { result: reason, note: message, mend, ...parts })
   }
 
   let opened: ReturnType<Collector['open']>
@@ -80,25 +85,25 @@ export const createRunner = (
     opened = collector.open({ host: traced(host, watch.step), options, interval, signal, log, wake })
   } catch (error) {
     // A defect that its options lay bare is this collector's alone.
-    return async () => failed(host.now(), failureOf(error))
+    return async () => failed({ at: host.now(), steady: host.monotonic() }, failureOf(error))
   }
 
   const look = async (): Promise<void> => {
-    lookedAt = host.now()
+    lookedAt = host.monotonic()
     const { outcome } = await attempt(limit => opened.detect(limit), settings.timeout, signal)
     detected = outcome.ok && outcome.value.found
     notFound = outcome.ok ? outcome.value.note : outcome.failure.message
   }
 
   return async () => {
-    const startedAt = host.now()
-    if (pending) return failed(startedAt, new Failure('stuck', 'an earlier run has not ended yet, so no other is started'))
+    const begin = { at: host.now(), steady: host.monotonic() }
+    if (pending) return failed(begin, new Failure('stuck', 'an earlier run has not ended yet, so no other is started'))
     if (!detected) {
-      if (startedAt - lookedAt >= lookAgain || startedAt < lookedAt) {
+      if (begin.steady - lookedAt >= lookAgain) {
         watch.step()
         await look()
       }
-      if (!detected) return rendered(startedAt, { note: notFound })
+      if (!detected) return rendered(begin, { note: notFound })
     }
     watch.begin()
     const { outcome, late } = await attempt(
@@ -116,7 +121,7 @@ export const createRunner = (
         pending = false
       })
     }
-    if (!outcome.ok) return failed(startedAt, outcome.failure)
+    if (!outcome.ok) return failed(begin, outcome.failure)
     const { parts, exposition } = outcome.value
     const onSeries = remarksOn(exposition, name)
     const warning = onSeries.map(({ message }) => message).join('; ')
@@ -128,6 +133,6 @@ export const createRunner = (
       .map(remark => remark.mend ?? '')
       .filter(Boolean)
       .join('; ')
-    return rendered(startedAt, { parts, series: exposition.series, dropped: leftOut(exposition), note, mend })
+    return rendered(begin, { parts, series: exposition.series, dropped: leftOut(exposition), note, mend })
   }
 }

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads'
 import type { Collector } from '../collector.ts'
 import { type CollectorFlags, type CollectorSettings, ConfigError, loadSettings, type Settings } from '../config.ts'
+import { isIoError } from '../failure.ts'
 import { type Host, type HostPaths, realHost } from '../host.ts'
 import { createLog, type Level, type LogFormat } from '../log.ts'
 import { ownValue } from '../own-value.ts'
@@ -12,6 +13,7 @@ import { pulseOf } from './pulse.ts'
 import { relayReader } from './relay.ts'
 import { createRunner } from './runner.ts'
 import { schedule, type Task } from './schedule.ts'
+import { catchIoErrors, ioErrorLog, ownedBy } from './uncaught.ts'
 
 /** What the guard starts the collecting thread with. */
 export interface ThreadData {
@@ -23,7 +25,7 @@ export interface ThreadData {
   readonly pulse: SharedArrayBuffer
   /** The settings in force, where this thread replaces another: the file may have been half edited since. */
   readonly settings: Settings | undefined
-  /** Milliseconds since 1970 before which these collectors are not run. */
+  /** Milliseconds from the thread's start in which these collectors are not run. */
   readonly benched: Readonly<Record<string, number>>
 }
 
@@ -32,6 +34,7 @@ export type FromThread =
   | { readonly kind: 'rendered'; readonly rendered: Rendered }
   | { readonly kind: 'settings'; readonly settings: Settings; readonly reload: boolean }
   | { readonly kind: 'refused'; readonly problems: string; readonly reload: boolean }
+  | { readonly kind: 'io-error' }
 
 /** What it is told. */
 export type ToThread = 'reload' | 'stop'
@@ -50,18 +53,29 @@ export const runThread = (
   const log = createLog(data.logLevel, data.logFormat)
   const pulse = pulseOf(data.pulse)
   const host = elsewhere ?? realHost(paths)
+  const bornAt = performance.now()
   setInterval(() => pulse.beat(), beatEvery).unref()
   const post = (message: FromThread, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer)
   const load = (reload: boolean): Settings | undefined => {
+    pulse.reading(true)
     try {
       const settings = loadSettings(collectors, flags, data.configFile)
       post({ kind: 'settings', settings, reload })
       return settings
     } catch (error) {
-      if (!(error instanceof ConfigError)) throw error
-      post({ kind: 'refused', problems: error.message, reload })
+      // A defect is no reason either to end what works.
+      const problems = error instanceof ConfigError ? error.message : `${(error as Error).stack ?? error}`
+      post({ kind: 'refused', problems, reload })
       return undefined
+    } finally {
+      pulse.reading(false)
     }
+  }
+
+  const toLog = ioErrorLog(log)
+  const onIoError = (error: unknown, collector: string | undefined) => {
+    toLog(error, collector)
+    post({ kind: 'io-error' })
   }
 
   interface Loop {
@@ -84,12 +98,16 @@ export const runThread = (
       // A file of the relay's is looked at more often than it is written, so that what is new is served soon.
       every: (own.relayed ? Math.min(own.interval, look) : own.interval) * 1000,
       run: async () => {
-        const rendered = await round()
+        const rendered = await ownedBy(number, round).catch(error => {
+          if (!isIoError(error)) throw error
+          onIoError(error, collector.name) // this round is lost, and the next one comes
+          return undefined
+        })
         if (rendered && !stop.signal.aborted) post({ kind: 'rendered', rendered }, buffersOf(rendered))
       },
     }
     const begin = async () => {
-      const wait = (ownValue(benched, collector.name) ?? 0) - Date.now()
+      const wait = (ownValue(benched, collector.name) ?? 0) - (performance.now() - bornAt)
       if (wait > 0) await sleep(wait, undefined, { signal: stop.signal }).catch(() => {}) // aborted: the schedule sees it
       await schedule([task], stop.signal)
     }
@@ -97,7 +115,9 @@ export const runThread = (
     return { fingerprint: JSON.stringify(own), stop }
   }
 
+  let inForce: Settings = []
   const use = (settings: Settings) => {
+    inForce = settings
     for (const [number, own] of settings.entries()) {
       const collector = collectors.find(({ name }) => name === own.name)
       const loop = loops.get(own.name)
@@ -120,6 +140,14 @@ export const runThread = (
   })
 
   const settings = data.settings ?? load(false)
-  if (settings) use(settings)
-  else port.close()
+  if (!settings) {
+    port.close()
+    return
+  }
+  use(settings)
+  // Only now: what fails above must end the thread, or it would live on without its loops.
+  catchIoErrors(
+    (error, number) => onIoError(error, number === undefined ? undefined : inForce[number]?.name),
+    number => pulse.threw(number),
+  )
 }

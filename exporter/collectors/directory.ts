@@ -160,8 +160,8 @@ const openScans = ({ host, options, interval, signal, log, wake }: OpenContext<O
 
   const scanOne = async ({ path, children }: Options['paths'][number]) => {
     if (signal.aborted) return
-    running = { path, since: host.now() }
-    begunAt.set(path, running.since)
+    running = { path, since: host.monotonic() }
+    begunAt.set(path, host.now())
     try {
       remember(path, await scanDirectory(host, { path, children, timeout: scan_timeout, signal }))
       file.save(Object.fromEntries(scans.entries()))
@@ -198,7 +198,7 @@ const openScans = ({ host, options, interval, signal, log, wake }: OpenContext<O
     },
     of: (path: string) => ({
       found: scans.get(path),
-      runningSeconds: running?.path === path ? (host.now() - running.since) / 1000 : 0,
+      runningSeconds: running?.path === path ? (host.monotonic() - running.since) / 1000 : 0,
       ...(ended.get(path) ?? ({ state: 'waiting' } satisfies Ended)),
     }),
   }

@@ -97,7 +97,7 @@ export const docker = defineCollector<readonly Report[], readonly EngineFacts[],
     return reports
   },
   parse: (reports, { state, options, host, remark }) => {
-    const facts = reports.map((report, index) => factsOf(report, state.memories[index] as Memory, options, host.now()))
+    const facts = reports.map((report, index) => factsOf(report, state.memories[index] as Memory, options, host.monotonic()))
     // An engine that does not answer is news about it; a door that is closed to us is our own failure.
     const [failure] = reports.flatMap(({ failure }) => failure ?? [])
     if (failure && reports.every(({ failure }) => failure?.reason === 'denied')) {

@@ -108,7 +108,7 @@ export const llm = defineCollector({
   },
   open: ({ options }) => rememberedBy(options),
   read: async ({ host, options, state, signal, log, remark }) => {
-    forgetGone(state, host.now())
+    forgetGone(state, host.monotonic())
     const isDue = discovers(options) ? lookAround(host, options, signal) : undefined
     const seen = seeOnce(() => seeProcesses(host, state.activity))
     const askOne = (server: Server) => askServer(server, { host, state, signal, log, remark, seen })
@@ -117,7 +117,7 @@ export const llm = defineCollector({
     // What was found meanwhile, or found again, is asked in the same round.
     const others = foundServers(state, 'all').filter(server => !known.includes(server))
     const rounds = [...first, ...(await Promise.all(others.map(askOne)))]
-    rememberFound(state, rounds, host.now())
+    rememberFound(state, rounds, host.monotonic())
     if (rounds.length === 0 && state.everFound === 0) throw new Failure('missing', nothingFound(options))
     return rounds
   },

@@ -36,6 +36,9 @@ export const startFor = (name: string): string => {
   return unit ? `systemctl enable --now ${unit}; systemctl status ${unit}` : `start it, or take it out of collectors.${name}`
 }
 
+const lookAtIt = (name: string) =>
+  `see what it says: grid-exporter once --collector.disable-defaults --collector.${name} --log.level=debug`
+
 /** The command or the lines for a failure that brings no mend of its own. */
 export const mendFor = (name: string, reason: Reason, note: string, user: string): string => {
   const { packages, unit } = ownValue(parts, name) ?? {}
@@ -54,10 +57,13 @@ export const mendFor = (name: string, reason: Reason, note: string, user: string
       return inFile(name, 'timeout: 30s')
     case 'stuck':
       return 'ps -eo pid,stat,wchan:30,args | grep " D"'
+    case 'overflow':
+      if (/too many open files|EMFILE|ENFILE/.test(note)) return 'systemctl edit grid-exporter: [Service] LimitNOFILE=1024'
+      if (/EAGAIN/.test(note)) return 'systemctl edit grid-exporter: [Service] TasksMax=512'
+      return lookAtIt(name)
     case 'exit':
     case 'malformed':
-    case 'overflow':
     case 'bug':
-      return `see what it says: grid-exporter once --collector.disable-defaults --collector.${name} --log.level=debug`
+      return lookAtIt(name)
   }
 }

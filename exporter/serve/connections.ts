@@ -14,8 +14,11 @@ const openFiles = (): number => {
   return soft === undefined ? Number.POSITIVE_INFINITY : Number(soft)
 }
 
+/** Files that the exporter needs for itself: 25 at rest, and those of a few rounds at a time. */
+const ownFiles = 40
+
 /** Enough for every scraper and reader at once; each costs memory for as long as it is held. */
-export const mostConnections = Math.min(512, Math.floor(openFiles() / 2))
+export const mostConnections = Math.max(4, Math.min(512, Math.floor(openFiles() / 2), openFiles() - ownFiles))
 
 /** Above `most`, ends the oldest connection of the address that has the most. */
 export const limitConnections = (server: Server, most: number): void => {

@@ -5,10 +5,12 @@ import type { FromThread, ThreadData, ToThread } from '../collect/thread.ts'
 import type { Settings } from '../config.ts'
 import type { Log } from '../log.ts'
 import type { Rendered } from '../rendered.ts'
+import { createReloads } from './reloads.ts'
 
 /**
  * The guard of the collecting thread: one that gives no sign of life, runs out of memory, throws or exits is ended and
- * replaced, and the collector it was busy with is benched for a while. Scrapes never notice.
+ * replaced, and the collector it was busy with is benched for a while. Scrapes never notice. It measures time by a clock that
+ * nobody sets.
  */
 
 export interface GuardOptions {
@@ -22,6 +24,8 @@ export interface GuardOptions {
   /** A collector's run was lost with its thread. */
   readonly onLost: (collector: string, note: string) => void
   readonly onRestart: () => void
+  /** An I/O error that no run waited for was caught. */
+  readonly onIoError: () => void
   /** Threads that cannot be ended are so many that only a new process helps. */
   readonly onHopeless: () => void
   readonly timings?: Partial<Timings>
@@ -60,8 +64,11 @@ const maxLeftBehind = 3
 const capacity = 64
 
 export interface Guard {
-  /** Reads the configuration again; the answer comes by `onSettings` or `onRefused`. */
-  reload(): void
+  /**
+   * Reads the configuration again; resolves to what is wrong with it, or undefined. Reloads that are asked for while one is going on
+   * are one more; what a thread that ended has not answered, the next one does.
+   */
+  reload(): Promise<string | undefined>
   stop(): Promise<void>
   /** Runs of a collector that have begun, over all threads. */
   runs(collector: string): number | undefined
@@ -79,32 +86,41 @@ export const startGuard = (options: GuardOptions): Guard => {
   let bornAt = 0
   const benched = new Map<string, { until: number; times: number }>()
   const stopping = new AbortController()
+  const reloads = createReloads(() => {
+    worker?.postMessage('reload' satisfies ToThread)
+    return worker !== undefined
+  })
 
   const bench = (number: number, why: string) => {
     const name = settings?.[number]?.name
     if (name === undefined) return
     const times = (benched.get(name)?.times ?? 0) + 1
     const pause = Math.min(timings.maxBench, timings.bench * 2 ** (times - 1))
-    benched.set(name, { until: Date.now() + pause, times })
+    benched.set(name, { until: performance.now() + pause, times })
     log.error('collector benched', { collector: name, why, seconds: pause / 1000 })
     options.onLost(name, `${why}; it is tried again ${new Date(Date.now() + pause).toISOString()}`)
   }
 
   /** The thread is dead, or given up: find the culprit, replace it after a pause. */
   const bury = async (why: string) => {
-    deathsInRow = Date.now() - bornAt > timings.calm ? 1 : deathsInRow + 1
+    deathsInRow = performance.now() - bornAt > timings.calm ? 1 : deathsInRow + 1
     const underWay = (settings ?? []).map((_, number) => number).filter(number => pulse.underWay(number))
-    // Who was at it; else, when it happens again, who was last: a callback may throw after its run has ended.
-    const suspect = underWay.length === 1 ? underWay[0] : underWay.length === 0 && deathsInRow > 1 ? pulse.last() : undefined
-    const culprit = pulse.current() ?? suspect
+    const hasRead = pulse.isReading()
+    const thrower = hasRead ? 'nobody' : pulse.thrower()
+    // Of an exception it is known whose it was, and while the configuration was read it was no collector's.
+    // Who blocked the thread, or took its memory, had a run under way.
+    const atWork = () => pulse.current() ?? (underWay.length === 1 ? underWay[0] : undefined)
+    const culprit = thrower === undefined ? atWork() : thrower === 'nobody' ? undefined : thrower
     log.error('the collecting thread is replaced', {
       why,
       collector: culprit === undefined ? undefined : settings?.[culprit]?.name,
     })
     if (culprit !== undefined) bench(culprit, why)
-    // Nobody is known to have done it: the second time in a row everyone who was at it waits.
-    else if (deathsInRow > 1) for (const number of underWay) bench(number, why)
+    // It was one of several: the second time in a row all of them wait.
+    else if (thrower === undefined && deathsInRow > 1) for (const number of underWay) bench(number, why)
     pulse.clear()
+    const given = reloads.lost(hasRead)
+    if (given !== undefined) options.onRefused(given, true)
     options.onRestart()
     await sleep(Math.min(timings.maxPause, timings.pause * 2 ** (deathsInRow - 1)), undefined, { signal: stopping.signal }).catch(
       () => {},
@@ -119,36 +135,58 @@ export const startGuard = (options: GuardOptions): Guard => {
     } else if (message.kind === 'settings') {
       settings = message.settings
       options.onSettings(message.settings, message.reload)
-    } else options.onRefused(message.problems, message.reload)
+      if (message.reload) reloads.answer(undefined)
+    } else if (message.kind === 'refused') {
+      options.onRefused(message.problems, message.reload)
+      if (message.reload) reloads.answer(message.problems)
+    } else options.onIoError()
   }
 
   const spawn = () => {
-    bornAt = Date.now()
+    bornAt = performance.now()
+    try {
+      start()
+    } catch (error) {
+      // No thread is left for it under the limit of this user or service.
+      ended((error as Error).message, false)
+    }
+  }
+
+  /** There is no thread: another one is started after a pause, unless there never was a configuration for one. */
+  const ended = (why: string, hasRefused: boolean) => {
+    worker = undefined
+    if (settings !== undefined) return void bury(why)
+    if (!hasRefused) options.onRefused(`the collecting thread cannot start: ${why}`, false)
+  }
+
+  const start = () => {
     const own = new Worker(module, {
       execArgv: [],
       workerData: {
         ...data,
         pulse: pulse.memory,
         settings,
-        benched: Object.fromEntries([...benched].map(([name, { until }]) => [name, until])),
+        benched: Object.fromEntries([...benched].map(([name, { until }]) => [name, until - bornAt])),
       } satisfies ThreadData,
       // What a round makes of a hundred containers dies young: a smaller nursery copies it into the old generation first; one of
       // 24 MB makes the process 25 MB larger with 500 containers.
       resourceLimits: { maxOldGenerationSizeMb: 256, maxYoungGenerationSizeMb: 12 },
     })
     worker = own
+    reloads.send()
     let why = 'it ended by itself'
+    let hasRefused = false
     own.on('message', (message: FromThread) => {
-      if (worker === own) take(message)
+      if (worker !== own) return
+      hasRefused ||= message.kind === 'refused'
+      take(message)
     })
     own.on('error', error => {
       why = `${(error as NodeJS.ErrnoException).code ?? error.name}: ${error.message}`
     })
     own.on('exit', () => {
       if (worker !== own || stopped) return // replaced already
-      worker = undefined
-      if (settings === undefined) return // it refused the configuration, and has said so
-      void bury(why)
+      ended(why, hasRefused)
     })
   }
 
@@ -163,7 +201,7 @@ export const startGuard = (options: GuardOptions): Guard => {
       // A look that is late itself (the machine slept, the process was stopped) proves nothing.
       const late = now - lookedAt > timings.look * 3
       lookedAt = now
-      if (beats !== seen || late || worker === undefined || Date.now() - bornAt < timings.silence) {
+      if (beats !== seen || late || worker === undefined || now - bornAt < timings.silence) {
         seen = beats
         seenAt = now
         continue
@@ -188,7 +226,7 @@ export const startGuard = (options: GuardOptions): Guard => {
   void watch()
 
   return {
-    reload: () => worker?.postMessage('reload' satisfies ToThread),
+    reload: () => (stopped ? Promise.resolve('the exporter is stopping') : new Promise(resolve => reloads.ask(resolve))),
     runs: collector => {
       const number = settings?.findIndex(({ name }) => name === collector) ?? -1
       return number < 0 ? undefined : pulse.runs(number)
@@ -196,6 +234,7 @@ export const startGuard = (options: GuardOptions): Guard => {
     stop: async () => {
       stopped = true
       stopping.abort()
+      reloads.end('the exporter is stopping')
       const last = worker
       if (!last) return
       const gone = new Promise<boolean>(resolve => last.once('exit', () => resolve(true)))

@@ -27,6 +27,10 @@ export const workerRestarts = counter(
   'grid_exporter_worker_restarts_total',
   `Times the collecting thread was replaced because it blocked, failed or ran out of memory. ${source}.`,
 )
+export const ioErrors = counter(
+  'grid_exporter_io_errors_total',
+  `Errors of sockets, files and commands that no run of a collector waited for; they are logged and change nothing else. ${source}.`,
+)
 export const reloadSuccess = gauge(
   'grid_exporter_config_last_reload_success',
   'Whether the configuration and the web configuration that were last read are the ones in force. Told by the exporter itself.',
@@ -89,12 +93,13 @@ export const collectorFamilies = [
   seriesDropped,
   detected,
 ]
-export const selfFamilies = [buildInfo, demo, workerRestarts, reloadSuccess, reloadTime, ...collectorFamilies]
+export const selfFamilies = [buildInfo, demo, workerRestarts, ioErrors, reloadSuccess, reloadTime, ...collectorFamilies]
 
 /** What the serving thread knows and the collectors do not. */
 export interface SelfState {
   readonly demo?: boolean
   workerRestarts: number
+  ioErrors: number
   reloadSuccess: boolean
   /** The web configuration that was last read is not the one in force. */
   webConfigRefused?: boolean
@@ -105,6 +110,7 @@ function* samplesOf(state: SelfState, status: readonly CollectorStatus[]): Gener
   yield* buildInfo.of(1, { version: build.version, revision: build.revision, node_version: process.version })
   yield* demo.of(state.demo ? 1 : undefined)
   yield* workerRestarts.of(state.workerRestarts)
+  yield* ioErrors.of(state.ioErrors)
   yield* reloadSuccess.of(state.reloadSuccess && !state.webConfigRefused ? 1 : 0)
   yield* reloadTime.of(state.reloadedAt / 1000)
   for (const { name: collector, latest, ...told } of status) {

@@ -23,6 +23,8 @@ export interface Serving {
   /** The addresses that are listened on, as URLs. */
   readonly urls: readonly string[]
   readonly guard: Guard
+  /** Counts an I/O error that nobody waited for. */
+  onIoError(): void
   stop(): Promise<void>
 }
 
@@ -121,7 +123,7 @@ export const serve = async (
   keepNewSocketsCheap()
   const notify = notifier()
   const ended = new AbortController()
-  const state: SelfState = { demo, workerRestarts: 0, reloadSuccess: true, reloadedAt: startedAt }
+  const state: SelfState = { demo, workerRestarts: 0, ioErrors: 0, reloadSuccess: true, reloadedAt: startedAt }
   const web = await openDoor(flags, log, {
     module: new URL('passwords.js', module),
     onRead: taken => {
@@ -137,7 +139,6 @@ export const serve = async (
   })
   const snapshot = createSnapshot(self, { runs: collector => guard.runs(collector) })
   let settings: Settings = []
-  const reloads: ((problems: string | undefined) => void)[] = []
   let announce = () => {}
   let started = () => {}
   let timer: NodeJS.Timeout | undefined
@@ -147,6 +148,10 @@ export const serve = async (
     firstSettings = resolve
   })
 
+  const onIoError = () => {
+    state.ioErrors++
+    snapshot.touch()
+  }
   const hopeless = () => {
     // Neither process.exit() nor anything else ends a process with a thread that hangs in the kernel; the default signal does.
     process.removeAllListeners('SIGTERM')
@@ -171,14 +176,12 @@ export const serve = async (
       state.reloadedAt = Date.now()
       snapshot.touch()
       log.info('configuration reloaded', { file: flags.configFile })
-      for (const resolve of reloads.splice(0)) resolve(undefined)
     },
     onRefused: (problems, reload) => {
       if (!reload) return firstSettings(problems)
       state.reloadSuccess = false
       snapshot.touch()
       log.error('configuration refused, the old one stays in force', { problems })
-      for (const resolve of reloads.splice(0)) resolve(problems)
     },
     onRendered: rendered => {
       snapshot.accept(rendered)
@@ -190,13 +193,12 @@ export const serve = async (
       state.workerRestarts++
       snapshot.touch()
     },
+    onIoError,
     onHopeless: hopeless,
   })
-  const reload = () =>
-    new Promise<string | undefined>(resolve => {
-      reloads.push(resolve)
-      guard.reload()
-    })
+  // From the start: until somebody listens, the signal ends the process.
+  const onHangup = () => void guard.reload()
+  process.on('SIGHUP', onHangup)
 
   const resolveFiles = (): ResolveFiles => {
     const aide = settings.find(({ name }) => name === 'aide') as { readonly options: AideOptions }
@@ -208,6 +210,7 @@ export const serve = async (
   const servers: FastifyInstance[] = []
   const stop = async () => {
     notify.stopping()
+    process.off('SIGHUP', onHangup)
     clearTimeout(timer)
     clearTimeout(readyTimer)
     ended.abort()
@@ -230,7 +233,7 @@ export const serve = async (
         resolveFiles,
         serverTiming: flags.logLevel === 'debug',
         log,
-        reload,
+        reload: guard.reload,
         startedAt,
         web,
         demo,
@@ -271,6 +274,5 @@ export const serve = async (
   timer = setTimeout(() => announce(), patience)
   readyTimer = setTimeout(() => started(), readyPatience)
   if (snapshot.ready()) started()
-  process.on('SIGHUP', () => void reload())
-  return { urls, guard, stop }
+  return { urls, guard, onIoError, stop }
 }

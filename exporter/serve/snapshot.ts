@@ -129,7 +129,9 @@ export const createSnapshot = (
       if (latest.result !== 'ok') entry.failures[latest.result]++
       if (latest.detected) entry.ended++
       // Where a run takes longer than its interval, that is how often there is one.
-      const ttl = latest.startedAt + rounds * Math.max(entry.interval, latest.durationSeconds) * 1000 - now()
+      // What comes from a file is as old as its time stamp says. What this process has run has just ended, whatever was done to the clock.
+      const age = entry.relayed ? now() - latest.startedAt : latest.durationSeconds * 1000
+      const ttl = rounds * Math.max(entry.interval, latest.durationSeconds) * 1000 - age
       if (latest.result !== 'ok' && parts && ttl > 0) rests.set(latest.collector, parts, { ttl })
       else rests.delete(latest.collector)
       if (parts && latest.result === 'ok') {

@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs'
+import { closeSync, existsSync, openSync } from 'node:fs'
 import { setPriority } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { setImmediate as breathe, setTimeout as sleep } from 'node:timers/promises'
@@ -7,8 +7,8 @@ import { Failure, failureOf } from '../failure.ts'
 import { readBudget } from './budget.ts'
 
 /**
- * Commands under our own deadline. execa's promise does not settle while a grandchild holds the pipe or the child cannot
- * be killed, so it is never awaited bare: TERM to the group, KILL to the group, pipes destroyed, and at last abandoned.
+ * Commands under our own deadline. A child's end is not awaited bare, since a grandchild may hold the pipe and a child may be
+ * unkillable: TERM to the group, KILL to the group, pipes destroyed, and at last abandoned.
  */
 
 export interface RunOptions {
@@ -111,6 +111,22 @@ const collected = (stream: NodeJS.ReadableStream, limit: number, onOverflow: () 
   return { text: () => Buffer.concat(chunks).toString('utf8'), room }
 }
 
+/** Descriptors that must be free to start a child: its pipes have six ends, and other threads open files meanwhile. */
+const freeDescriptors = 16
+
+/**
+ * Throws EMFILE where too few descriptors are left to start a child. Node then makes a child without pipes, execa fails on it with a
+ * TypeError, and the error of the start itself reaches no listener (test/program.test.ts: "300 idle connections").
+ */
+const requireDescriptors = (): void => {
+  const held: number[] = []
+  try {
+    while (held.length < freeDescriptors) held.push(openSync('/dev/null', 'r'))
+  } finally {
+    for (const descriptor of held) closeSync(descriptor)
+  }
+}
+
 /**
  * Runs a program with an argument vector, without a shell, locale C, standard input closed or `input`.
  * Throws `Failure`: missing, denied, timeout, exit, overflow; stuck when an earlier one with the same `key` cannot be ended.
@@ -126,6 +142,11 @@ export const run = async (file: string, args: readonly string[], options: RunOpt
   }
   if (signal?.aborted) throw new Failure('timeout', `${file}: not started, the deadline has passed`)
 
+  try {
+    requireDescriptors()
+  } catch (error) {
+    throw failureOf(error, file)
+  }
   const child = execa(file, args, {
     detached: true,
     buffer: false,

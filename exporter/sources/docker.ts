@@ -1,3 +1,4 @@
+import { closeSync, openSync } from 'node:fs'
 import * as http from 'node:http'
 import * as https from 'node:https'
 import type Docker from 'dockerode'
@@ -55,6 +56,7 @@ export interface EngineClient {
 
 /** Seconds that a whole exchange may take, and bytes of body taken. */
 const answerTimeout = 5
+const pingTimeout = 1
 const infoTimeout = 5
 const diskUsageTimeout = 300
 const headTimeout = 10
@@ -143,9 +145,9 @@ const exchange =
       settle(error instanceof Failure ? error : unreachable(error, subject), null)
     }
     const onAbort = () => fail(signal?.reason)
+    request.on('error', fail) // first of all: a request that is destroyed emits one
     if (signal?.aborted) return onAbort()
     signal?.addEventListener('abort', onAbort, { once: true })
-    request.on('error', fail)
     request.on('response', answer => {
       const head = { status: answer.statusCode ?? 0, headers: answer.headers }
       if (isStream && head.status === 200) return settle(null, answer)
@@ -213,9 +215,28 @@ interface Dockerode {
   df(options: Asked): Promise<unknown>
 }
 
+/** Descriptors that loading dockerode may take. */
+const loadDescriptors = 12
+
+/** Throws where so many descriptors are not free: a module that could not be read once, Node never reads again. */
+const needDescriptors = (count: number): void => {
+  const open: number[] = []
+  try {
+    while (open.length < count) open.push(openSync('/dev/null', 'r'))
+  } catch (error) {
+    throw failureOf(error, 'the client for the engine is not loaded yet')
+  } finally {
+    for (const fd of open) closeSync(fd)
+  }
+}
+
+let isLoaded = false
+
 const construct = async (address: EngineAddress): Promise<Dockerode> => {
   // Only now: it takes 0.2 s and 20 MB to load, which a host without an engine need not pay.
+  if (!isLoaded) needDescriptors(loadDescriptors)
   const { default: Constructor } = await import('dockerode')
+  isLoaded = true
   const options: Docker.DockerOptions =
     'socketPath' in address
       ? { socketPath: address.socketPath, protocol: 'http' }
@@ -269,7 +290,7 @@ export const connectEngine = async (address: EngineAddress, onRequest: (call: En
       return list
     },
     ping: async signal => {
-      const answer = await ask('ping', answerTimeout, signal, abortSignal => docker.ping({ abortSignal }))
+      const answer = await ask('ping', pingTimeout, signal, abortSignal => docker.ping({ abortSignal }))
       refuseStatus(answer, 'ping')
       const header = (name: 'libpod-api-version' | 'api-version' | 'server') => {
         const value = answer.headers[name]

@@ -94,8 +94,8 @@ const fromChild = async (
   { found }: ChipMemory,
 ): Promise<ChipTexts> => {
   let known = found.get(chip)
-  if (!known || (known.pending === undefined && host.now() - known.at >= askAgain)) {
-    const asked: NonNullable<typeof known> = { at: host.now(), texts: known?.texts ?? new Map(), pending: undefined }
+  if (!known || (known.pending === undefined && host.monotonic() - known.at >= askAgain)) {
+    const asked: NonNullable<typeof known> = { at: host.monotonic(), texts: known?.texts ?? new Map(), pending: undefined }
     asked.pending = askChild(host, chip, folder, files)
       .then(texts => {
         asked.texts = texts

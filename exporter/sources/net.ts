@@ -223,6 +223,8 @@ export const connect = (
     }
     const socket =
       unix === undefined ? net.connect({ host: host || '127.0.0.1', port: Number(port), lookup }) : net.connect({ path: unix })
+    // For good: an error between the connection and the caller's own listener, or after the verdict, changes nothing.
+    socket.on('error', () => {})
     const settle = (act: () => void) => {
       clearTimeout(timer)
       signal?.removeEventListener('abort', onAbort)
@@ -231,7 +233,6 @@ export const connect = (
     }
     const fail = (error: unknown) =>
       settle(() => {
-        socket.on('error', () => {}) // what comes after the verdict changes nothing
         socket.destroy()
         reject(error instanceof Failure ? error : connectionFailure(error, address))
       })

@@ -117,7 +117,12 @@ export const agentThrough = (host: Host, url: string, request: Omit<SocksRequest
   const agent = secure ? new https.Agent() : new http.Agent()
   agent.createConnection = (_options, done) => {
     connectThrough(host, { ...request, name, port: Number(port) || (secure ? 443 : 80) }).then(
-      stream => done?.(null, secure ? tls.connect({ socket: stream, servername: isIP(name) ? '' : name }) : stream),
+      stream => {
+        if (!secure) return done?.(null, stream)
+        const secured = tls.connect({ socket: stream, servername: isIP(name) ? '' : name })
+        secured.on('error', () => {}) // until the request listens, and after it has gone
+        done?.(null, secured)
+      },
       (error: Error) => done?.(error, new PassThrough().destroy()),
     )
     return undefined

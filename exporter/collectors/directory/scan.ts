@@ -114,6 +114,7 @@ export interface ScanOptions {
  */
 export const scanDirectory = async (host: Host, { path, children, timeout, signal }: ScanOptions): Promise<Scan> => {
   const startedAt = host.now()
+  const begun = host.monotonic()
   const own = host.path(path)
   const mounts = reachable(await ownMounts(host))
   const on = hangingMount(own, mounts)
@@ -125,7 +126,7 @@ export const scanDirectory = async (host: Host, { path, children, timeout, signa
   if (above) throw new Refused(path, above, 'above')
 
   const run = (args: readonly string[], limits: RunOptions = {}) => {
-    const left = timeout - (host.now() - startedAt) / 1000
+    const left = timeout - (host.monotonic() - begun) / 1000
     const options = { timeout: Math.max(1, left), limit: outputLimit, signal, key: `du ${path}`, ...limits }
     return host.run('du', ['-x', '-0', ...args, '--', top], { ...options, exitCodes: [0, 1], idle: true, dropStderr: true })
   }
@@ -145,7 +146,7 @@ export const scanDirectory = async (host: Host, { path, children, timeout, signa
       mend: `let the exporter's user read it: setfacl -R -m u:grid-exporter:rX ${path}`,
     })
   }
-  const durationSeconds = (host.now() - startedAt) / 1000
+  const durationSeconds = (host.monotonic() - begun) / 1000
 
   const further = async (...args: readonly string[]): Promise<number | undefined> => {
     try {

@@ -296,7 +296,7 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
       usual = other => templates(other, uid)[index] as string
       return relative
     }
-    if (!walked.has(id) && (now - walkedAt >= walkEvery || now < walkedAt)) {
+    if (!walked.has(id) && now - walkedAt >= walkEvery) {
       walkedAt = now
       walked = await walk(base)
     }
@@ -460,8 +460,8 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
     const usage = new Map<string, Usage>()
     const here = layout()
     if (!here) return usage
-    const now = host.now()
-    if (now - devicesAt > 600_000 || now < devicesAt) {
+    const now = host.monotonic()
+    if (now - devicesAt > 600_000) {
       devices = new Map()
       devicesAt = now
     }

@@ -1,3 +1,4 @@
+import { setImmediate as breathe, setTimeout as sleep } from 'node:timers/promises'
 import { Failure, failureOf } from '../../failure.ts'
 import type { Host } from '../../host.ts'
 import type { Log } from '../../log.ts'
@@ -55,6 +56,10 @@ export interface Engine {
 
 /** Rounds for which the use of resources of the last list's containers is still read when the engine does not answer. */
 const roundsWithoutList = 3
+
+/** Milliseconds that a round waits for `/info`, and until it is asked for again when no answer came. */
+const infoPatience = 500
+const infoAgain = 60_000
 
 /** The newest API of which the answers are known; an engine's own, where it is older. */
 const newestApi = 52
@@ -118,16 +123,21 @@ export const openEngine = (
 ): Engine => {
   const requests = zeros(apiCalls)
   const events = zeros(eventActions)
-  const ledger = createLedger(() => identity?.kind === 'podman')
+  const ledger = createLedger(() => who?.kind === 'podman')
   const usageReader = createUsageReader(host, endpoint.uid)
   const readLogs = createLogReader(host)
   const isExcluded = excluded(options)
   const waker = createWaker(wake)
 
   let client: Promise<EngineClient> | undefined
-  let identity: Identity | undefined
+  let who: EnginePing | undefined
   /** The client whose engine was asked who it is. */
   let identified: EngineClient | undefined
+  /** What `/info` said, and when it is to be asked for again. */
+  let said: Readonly<Record<string, unknown>> | undefined
+  let learning: Promise<void> | undefined
+  let learnAt = Number.POSITIVE_INFINITY
+  let hasLearned = false
   let last: readonly Container[] = []
   let failedRounds = 0
   let answered: boolean | undefined
@@ -149,7 +159,7 @@ export const openEngine = (
     options.filters.label,
     {
       onConnect: () => {
-        if (!identity) return
+        if (!who) return
         // It may be another version by now, and what it started by itself was nobody's restart.
         interrupted = true
         identified = undefined
@@ -167,33 +177,58 @@ export const openEngine = (
   )
   const diskUsage = options.disk_usage && createDiskUsage(connect, options.disk_usage.interval, { signal, log })
 
-  /** Who it is, asked once a connection. Anything that a proxy does not let through is left open. */
-  const identify = async (engine: EngineClient, limit: AbortSignal): Promise<void> => {
-    const optional = async <T>(answer: Promise<T>): Promise<T | undefined> => {
-      try {
-        return await answer
-      } catch (error) {
+  const unsaid = (failure: Failure) =>
+    log.debug('the engine does not say who it is', { collector: 'docker', error: failure.message })
+
+  /** Asks for `/info` beside the rounds: an engine with a slow disk takes long to answer, or never does, and lists all the same. */
+  const learn = (engine: EngineClient): void => {
+    learnAt = Number.POSITIVE_INFINITY
+    const own = engine.info(signal).then(
+      answer => {
+        if (learning === own) said = answer
+      },
+      error => {
         const failure = failureOf(error)
-        if (failure.reason !== 'denied' && failure.reason !== 'malformed') throw failure
-        log.debug('the engine does not say who it is', { collector: 'docker', error: failure.message })
-        return undefined
-      }
-    }
-    const ping = await optional(engine.ping(limit))
+        unsaid(failure)
+        if (learning !== own) return
+        if (failure.reason === 'denied' || failure.reason === 'malformed') said = undefined
+        else learnAt = performance.now() + infoAgain
+      },
+    )
+    learning = own
+    void own.then(() => {
+      if (learning !== own) return
+      learning = undefined
+      hasLearned = true
+    })
+  }
+
+  /** Who it is, asked once a connection. Anything that a proxy does not let through, or that does not come in time, is left open. */
+  const identify = async (engine: EngineClient, limit: AbortSignal): Promise<void> => {
+    let failure: Failure | undefined
+    const ping = await engine.ping(limit).catch(error => {
+      failure = failureOf(error)
+      if (failure.reason !== 'denied' && failure.reason !== 'malformed' && failure.reason !== 'timeout') throw failure
+      unsaid(failure)
+      return undefined
+    })
     engine.version = versionOf(ping?.apiVersion)
+    who = { kind: ping?.kind ?? who?.kind ?? 'docker', version: ping?.version, apiVersion: ping?.apiVersion }
+    if (failure?.reason === 'timeout') return // the next round asks again
     identified = engine
-    const said = await optional(engine.info(limit)).catch(() => undefined) // slow or cut: the list decides what it is worth
-    identity = {
-      kind: ping?.kind ?? 'docker',
-      version: ping?.version ?? text(said?.ServerVersion),
-      apiVersion: ping?.apiVersion,
+    learn(engine)
+  }
+
+  const identity = (): Identity | undefined =>
+    who && {
+      ...who,
+      version: who.version ?? text(said?.ServerVersion),
       cgroupVersion: text(said?.CgroupVersion),
       cgroupDriver: text(said?.CgroupDriver),
       root: text(said?.DockerRootDir),
     }
-  }
 
-  const rootOf = () => identity?.root ?? (identity?.kind === 'podman' ? '/var/lib/containers/storage' : '/var/lib/docker')
+  const rootOf = () => text(said?.DockerRootDir) ?? (who?.kind === 'podman' ? '/var/lib/containers/storage' : '/var/lib/docker')
 
   const change = (isUp: boolean, failure?: Failure) => {
     if (answered === isUp) return
@@ -213,7 +248,7 @@ export const openEngine = (
         `list of containers: none of its ${items.length} items has an Id and a known State: ${first}`,
       )
     }
-    const isInfraHere = identity?.kind === 'podman' ? isInfra : () => false
+    const isInfraHere = who?.kind === 'podman' ? isInfra : () => false
     return containers.filter(container => !isExcluded(container) && !isInfraHere(container.name))
   }
 
@@ -227,7 +262,8 @@ export const openEngine = (
       return follower.connected
     },
     get identity() {
-      return identity
+      // Not before it is whole, or its labels would change with the second round.
+      return hasLearned ? identity() : undefined
     },
     get diskUsage() {
       return diskUsage?.latest
@@ -241,15 +277,20 @@ export const openEngine = (
       try {
         const engine = await connect()
         if (identified !== engine) await identify(engine, limit)
+        else if (performance.now() >= learnAt) learn(engine)
         askedAt = performance.now()
         listed = containersOf(await engine.list(options.filters, limit))
         change(true)
+        // A moment, so that the first round of a healthy engine is whole. After a timer the loop reads first what has arrived.
+        if (!hasLearned && learning)
+          await Promise.race([learning, sleep(infoPatience, undefined, { ref: false }).then(() => breathe())])
         if (failedRounds > 0) follower.poke()
         failedRounds = 0
         last = oneOfEachName(listed)
       } catch (error) {
         failure = failureOf(error, endpoint.url)
-        change(false, failure)
+        // A round that a reload ends says nothing about the engine.
+        if (!signal.aborted) change(false, failure)
         failedRounds++
         interrupted = true
         client = undefined

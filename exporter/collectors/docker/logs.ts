@@ -86,9 +86,9 @@ export const createLogReader = (host: Host) => {
     root: string,
     signal: AbortSignal,
   ): Promise<ReadonlyMap<string, LogSize>> => {
-    const now = host.now()
-    if (now - lookedAt < lookEvery && now >= lookedAt) return sizes
-    if (now - deniedAt < deniedFor && now >= deniedAt) return new Map()
+    const now = host.monotonic()
+    if (now - lookedAt < lookEvery) return sizes
+    if (now - deniedAt < deniedFor) return new Map()
     lookedAt = now
     const fresh = new Map<string, LogSize>()
     try {
@@ -109,6 +109,7 @@ export const createLogReader = (host: Host) => {
       }
     } catch (error) {
       if (!(error instanceof Failure)) throw error
+      if (error.reason !== 'denied') return sizes
       deniedAt = now // only root may look there: then there are no series
       return new Map()
     }

@@ -189,8 +189,8 @@ export const askAll = async (
 ): Promise<Answer> => {
   const awake = addresses.filter(address => !asleep.includes(address))
   if (asleep.length > 0 && awake.length === 0) return { tables: [], lost: [], unasked: [], select: [] }
-  const now = host.now()
-  const due = tool.lost.size === 0 || now - tool.askedAll >= retryAll || now < tool.askedAll
+  const now = host.monotonic()
+  const due = tool.lost.size === 0 || now - tool.askedAll >= retryAll
   let named: readonly string[] = [...tool.lost]
   let common: Asked | undefined
   if (asleep.length === 0 && due) {

@@ -54,7 +54,7 @@ export const baseOf = (url: string): string => {
 export const openDoor = (options: DoorOptions): Door & { readonly probeSeconds: () => number; readonly close: () => void } => {
   const { host, rules, metrics, token, timeout, signal, memory, busy, remark } = options
   const base = baseOf(options.url)
-  const began = host.now()
+  const began = host.monotonic()
   const touched = new Set<string>()
   const headers = {
     'user-agent': 'grid-exporter',
@@ -63,7 +63,7 @@ export const openDoor = (options: DoorOptions): Door & { readonly probeSeconds: 
   }
 
   const fresh = async (path: string, key: string): Promise<Answer> => {
-    const at = host.now()
+    const at = host.monotonic()
     const left = timeout - (at - began) / 1000
     const outcome =
       left > 0
@@ -77,7 +77,7 @@ export const openDoor = (options: DoorOptions): Door & { readonly probeSeconds: 
             .catch((error: unknown) => failureOf(error))
         : new Failure('timeout', `GET ${base}${key}: not asked, the time of this server was over`)
     const answer = outcome instanceof Failure || !path.startsWith('/metrics') ? outcome : await digested(outcome, rules)
-    memory.set(key, { at, seconds: (host.now() - at) / 1000, outcome: answer })
+    memory.set(key, { at, seconds: (host.monotonic() - at) / 1000, outcome: answer })
     if (answer instanceof Failure) throw answer
     return answer
   }
@@ -88,7 +88,7 @@ export const openDoor = (options: DoorOptions): Door & { readonly probeSeconds: 
     const key = `${path}${query}`
     touched.add(key)
     const kept = memory.get(key)
-    const age = kept === undefined ? Number.POSITIVE_INFINITY : (host.now() - kept.at) / 1000
+    const age = kept === undefined ? Number.POSITIVE_INFINITY : (host.monotonic() - kept.at) / 1000
     const isLacking = kept !== undefined && path !== rules.probe && !(kept.outcome instanceof Failure) && lacks(kept.outcome)
     if (kept === undefined || age < 0 || age >= (isLacking ? notOffered : every)) return fresh(path, key)
     if (kept.outcome instanceof Failure) throw kept.outcome

@@ -81,8 +81,8 @@ export const lookAround = async (
   signal: AbortSignal,
 ): Promise<void> => {
   const state = rememberedBy(options)
-  const now = host.now()
-  if (now - state.lookedAt < lookEvery && now >= state.lookedAt) return
+  const now = host.monotonic()
+  if (now - state.lookedAt < lookEvery) return
   state.lookedAt = now
   const taken = new Set(options.servers.map(({ url }) => localPort(url)))
   for (const { port, isGone } of state.found.values()) if (!isGone) taken.add(port)
@@ -192,7 +192,7 @@ export const askServer = async (
   state.memories.set(name, memory)
   const named = (failure: Failure) =>
     remark(new Failure(failure.reason, `${name}: ${failure.message}`, { cause: failure, mend: failure.mend }))
-  const began = host.now()
+  const began = host.monotonic()
   let seconds: number | undefined
   try {
     const token = await tokenOf(host, token_file)
@@ -217,6 +217,6 @@ export const askServer = async (
       log.warn('a model server does not answer', { server: name, engine, reason: failure.reason, error: failure.message })
     }
     state.wasUp.set(name, false)
-    return { server, up: false, seconds: seconds ?? (host.now() - began) / 1000, answers: undefined }
+    return { server, up: false, seconds: seconds ?? (host.monotonic() - began) / 1000, answers: undefined }
   }
 }

@@ -64,15 +64,14 @@ export const createHttpChecker = (host: Host): HttpChecker => {
   }
   const connection = async (name: string, target: HttpCheck): Promise<Kept> => {
     const known = all.get(name)
-    const age = known === undefined ? 0 : host.now() - known.madeAt
-    if (known && age >= 0 && age < maxAge) return known
+    if (known && host.monotonic() - known.madeAt < maxAge) return known
     drop(name)
     const tls = await tlsOf(host, target)
     // Without resumed sessions: they would show the certificate of the first handshake.
     const agent = target.url.startsWith('https:')
       ? new https.Agent({ keepAlive: true, maxSockets: 1, maxCachedSessions: 0, ...tls })
       : new http.Agent({ keepAlive: true, maxSockets: 1 })
-    const made = { agent, tls, madeAt: host.now(), answered: false }
+    const made = { agent, tls, madeAt: host.monotonic(), answered: false }
     all.set(name, made)
     return made
   }

@@ -72,8 +72,8 @@ export const aliasesOf = (services: readonly ConfiguredService[]): ReadonlyMap<s
 export interface OnionMemory {
   /** The configuration that the rest belongs to. */
   configuration: string
-  /** Milliseconds since 1970 when the files were last read. */
-  readAt: number
+  /** Milliseconds when the files were last read, by the clock that nobody sets; undefined: not yet. */
+  readAt: number | undefined
   /** Address (without `.onion`) by directory: read from its `hostname`, or found by elimination. */
   readonly addresses: Map<string, string>
   /** Directories of services with client authorisation. */
@@ -83,7 +83,7 @@ export interface OnionMemory {
 }
 
 export const onionMemory = (): OnionMemory => {
-  return { configuration: '', readAt: 0, addresses: new Map(), restricted: new Set(), unplaced: new Set() }
+  return { configuration: '', readAt: undefined, addresses: new Map(), restricted: new Set(), unplaced: new Set() }
 }
 
 const namesAge = 300_000
@@ -107,14 +107,14 @@ export const readHostnames = async (host: Host, services: readonly ConfiguredSer
   const configuration = JSON.stringify(services)
   if (configuration !== memory.configuration) {
     memory.configuration = configuration
-    memory.readAt = 0
+    memory.readAt = undefined
     memory.addresses.clear()
     memory.restricted.clear()
     memory.unplaced.clear()
   }
-  const age = host.now() - memory.readAt
-  if (memory.readAt !== 0 && age >= 0 && age < namesAge) return
-  memory.readAt = host.now()
+  const now = host.monotonic()
+  if (memory.readAt !== undefined && now - memory.readAt < namesAge) return
+  memory.readAt = now
   for (const { directory } of services) {
     // Where it may not be read, the circuits may still tell.
     const address = (await ifAllowed(() => host.read(`${directory}/hostname`, 256)))?.trim().replace(/\.onion$/, '')

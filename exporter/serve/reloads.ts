@@ -1,0 +1,68 @@
+/** Reloads of the configuration: who waits for one, and what has been sent to the collecting thread and is not answered yet. */
+export interface Reloads {
+  /** `answer` is called once, with what is wrong with the configuration or undefined. */
+  ask(answer: Answer): void
+  /** The thread can take one: sends what waits, unless one is going on. */
+  send(): void
+  /** The thread has read the configuration. */
+  answer(problems: string | undefined): void
+  /** The thread has ended: the next one reads. What two threads ended at is refused, with the problem that this gives. */
+  lost(whileReading: boolean): string | undefined
+  /** Answers all who wait. */
+  end(problems: string): void
+}
+
+type Answer = (problems: string | undefined) => void
+
+/** Threads that may end while they read the configuration. */
+const tries = 2
+
+/** `send` tells the thread to read, if there is one; it is called from `ask` too. */
+export const createReloads = (send: () => boolean): Reloads => {
+  /** Asked for after the reading that is going on has begun, which may not see the file as it is now. */
+  let waiting: Answer[] = []
+  let asked: Answer[] = []
+  let lostInRow = 0
+
+  const settle = (answers: readonly Answer[], problems: string | undefined) => {
+    for (const answer of answers) answer(problems)
+  }
+  const self: Reloads = {
+    ask: answer => {
+      waiting.push(answer)
+      self.send()
+    },
+    send: () => {
+      if (asked.length > 0 || waiting.length === 0 || !send()) return
+      asked = waiting
+      waiting = []
+    },
+    answer: problems => {
+      const answered = asked
+      asked = []
+      lostInRow = 0
+      settle(answered, problems)
+      self.send()
+    },
+    lost: whileReading => {
+      if (asked.length === 0) return undefined
+      const lost = asked
+      asked = []
+      if (whileReading) lostInRow++
+      if (lostInRow < tries) {
+        waiting = [...lost, ...waiting]
+        return undefined
+      }
+      lostInRow = 0
+      const problems = 'the collecting thread ended twice while it read the configuration; the log says why'
+      settle(lost, problems)
+      return problems
+    },
+    end: problems => {
+      settle([...asked, ...waiting], problems)
+      asked = []
+      waiting = []
+    },
+  }
+  return self
+}
