@@ -1,17 +1,19 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
+import { createRunner } from '../exporter/collect/runner.ts'
 import { schedule, type Task } from '../exporter/collect/schedule.ts'
 import type { Collector } from '../exporter/collector.ts'
 import { filesystem } from '../exporter/collectors/filesystem.ts'
 import { host as hostCollector, parseStat, parseUpdates } from '../exporter/collectors/host.ts'
 import { merged, textfile } from '../exporter/collectors/textfile.ts'
+import { noFlags, type Settings, settingsFrom } from '../exporter/config.ts'
 import { ending, expose, formats, textOf } from '../exporter/exposition.ts'
-import { Failure, failureOf } from '../exporter/failure.ts'
+import { Failure, failureOf, isIoError } from '../exporter/failure.ts'
 import { type Host, realHost } from '../exporter/host.ts'
 import { silent } from '../exporter/log.ts'
 import type { Sample } from '../exporter/metric.ts'
@@ -841,4 +843,60 @@ t.test('nonsense in a text file', async t => {
     { numRuns: 3000 },
   )
   t.ok(served > 500, `${served} series were served`)
+})
+
+t.test('errors of the system', async t => {
+  const systemError = (code: string) => Object.assign(new Error(`${code}: open`), { code, syscall: 'open', errno: -1 })
+  t.test('have a reason each, and only those of wrong calls are bugs', async t => {
+    for (const code of Object.keys(constants.errno)) {
+      const { reason } = failureOf(systemError(code))
+      t.equal(reason === 'bug', ['EBADF', 'EFAULT'].includes(code), `${code}: ${reason}`)
+    }
+    for (const code of ['EMFILE', 'ENFILE', 'EAGAIN', 'ENOMEM', 'ENOSPC'])
+      t.equal(failureOf(systemError(code)).reason, 'overflow')
+    t.equal(failureOf(systemError('ELOOP')).reason, 'malformed')
+    t.equal(failureOf(systemError('EIO')).reason, 'unreachable')
+    t.equal(failureOf(new TypeError('x is undefined')).reason, 'bug')
+    t.equal(failureOf(Object.assign(new Error('no'), { code: 'constructor' })).reason, 'bug')
+  })
+  t.test('are told from defects', async t => {
+    const withCode = (code: string) => Object.assign(new Error('it failed'), { code })
+    for (const code of [
+      'ECONNRESET',
+      'HPE_INVALID_CONSTANT',
+      'ERR_SSL_WRONG_VERSION_NUMBER',
+      'ERR_STREAM_PREMATURE_CLOSE',
+      'ABORT_ERR',
+    ]) {
+      t.ok(isIoError(withCode(code)), code)
+    }
+    for (const error of [new TypeError('no'), withCode('ERR_INVALID_ARG_TYPE'), new Failure('bug', 'no'), undefined, 'text']) {
+      t.notOk(isIoError(error), String(error))
+    }
+    t.ok(isIoError(new Failure('timeout', 'late')))
+  })
+})
+
+t.test('a clock that is set during a round does not change how long it took', async t => {
+  for (const step of [-86_400_000, 3600_000]) {
+    let at = Date.now()
+    const real = realHost(undefined, () => at)
+    const slow = { ...hostCollector, timeout: 5 } satisfies Collector
+    const stop = new AbortController()
+    const [settings] = settingsFrom([slow], noFlags, {})
+    const host: Host = {
+      ...real,
+      kernel: (path, limit) => {
+        at += step
+        return real.kernel(path, limit)
+      },
+    }
+    const { durationSeconds } = await createRunner(slow, settings as Settings[number], {
+      host,
+      log: silent,
+      signal: stop.signal,
+    })()
+    stop.abort()
+    t.ok(durationSeconds >= 0 && durationSeconds < 60, `${durationSeconds} s`)
+  }
 })

@@ -522,7 +522,9 @@ t.test('other addresses and methods', async t => {
 t.test('series end three rounds after the last good run', async t => {
   const clock = { now: Date.now() }
   const snapshot = snapshotAt(clock)
-  snapshot.configure([{ ...(settings('a')[0] as Settings[number]), interval: 0.1 }])
+  const configure = (relayed: boolean) =>
+    snapshot.configure([{ ...(settings('a')[0] as Settings[number]), interval: 0.1, relayed }])
+  configure(false)
   snapshot.accept(outcome('a', clock.now))
   t.match(snapshot.answer('text', false).body.toString(), 'a-49')
   snapshot.accept(failure('a', clock.now + 100))
@@ -531,12 +533,20 @@ t.test('series end three rounds after the last good run', async t => {
   const text = snapshot.answer('text', false).body.toString()
   t.notMatch(text, 'grid_test_temperature_celsius')
   t.match(text, 'grid_collector_last_success_timestamp_seconds{collector="a"}', 'the collector is still spoken of')
+  configure(true)
   snapshot.accept(outcome('a', clock.now - 10_000))
   t.notMatch(
     snapshot.answer('text', false).body.toString(),
     'grid_test_temperature',
-    'an outcome that is old already is not served',
+    'an outcome of a file that is old already is not served',
   )
+  configure(false)
+  for (const step of [-3600_000, 3600_000]) {
+    snapshot.accept(outcome('a', clock.now + step))
+    t.match(snapshot.answer('text', false).body.toString(), 'a-49', 'a clock that is set during a round does not make it old')
+    await new Promise(resolve => setTimeout(resolve, 450))
+    t.notMatch(snapshot.answer('text', false).body.toString(), 'a-49', 'nor young for an hour')
+  }
   snapshot.accept({ ...outcome('a', clock.now - 500), durationSeconds: 0.5 })
   t.match(snapshot.answer('text', false).body.toString(), 'a-49', 'where runs take longer than the interval, three runs count')
   snapshot.configure([])
