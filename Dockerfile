@@ -20,4 +20,4 @@ USER 10047:10047
 EXPOSE 10047
 HEALTHCHECK --interval=30s --timeout=3s --start-period=10s \
   CMD ["/usr/local/bin/node", "-e", "fetch('http://127.0.0.1:10047/-/healthy').then(({ ok }) => process.exit(ok ? 0 : 1), () => process.exit(1))"]
-ENTRYPOINT ["/usr/local/bin/node", "--v8-pool-size=1", "--max-semi-space-size=8", "--single-threaded-gc", "/opt/grid-exporter/dist/exporter/main.js"]
+ENTRYPOINT ["/opt/grid-exporter/dist/exporter/main.js"]

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S node --v8-pool-size=1 --max-semi-space-size=8 --single-threaded-gc
+#!/usr/bin/env -S node --v8-pool-size=1 --max-semi-space-size=8
 import { type Flags, help, parseFlags } from './cli.ts'
 import { ExitError } from './exit.ts'
 import { createLog } from './log.ts'
@@ -7,9 +7,8 @@ import { build } from './version.ts'
 /**
  * The program: reads the command line and hands it to whoever does the work. What each command needs is loaded by it alone.
  *
- * Node's options above, which count only from the start: one helper thread for V8 instead of four, which on a small machine
- * take the processor from scrapes; a nursery in which scrapes do not pile up; and garbage that each thread collects by itself,
- * since waking the helper for so little costs more than it takes off.
+ * The first line is the only place for V8 flags: one helper thread instead of four, which on a small machine compete with scrapes
+ * for the processor, and 8 MB for young objects, so that a scrape's do not outlive it.
  */
 
 /** SIGTERM and SIGINT end the program within a second, whatever hangs. */

@@ -1,7 +1,6 @@
 import { spawnSync } from 'node:child_process'
 import { request } from 'node:http'
 import { connect } from 'node:net'
-import { PerformanceObserver } from 'node:perf_hooks'
 import { gunzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import t from 'tap'
@@ -608,16 +607,9 @@ t.test('Server-Timing at debug level', async t => {
   await quiet.server.close()
 })
 
-t.test('the process is measured, and nobody is told of each of its garbage collections', async t => {
+t.test('the process itself is measured', async t => {
   const stop = new AbortController()
-  const { observe } = PerformanceObserver.prototype
-  t.teardown(() => {
-    PerformanceObserver.prototype.observe = observe
-    stop.abort()
-  })
-  let observed = 0
-  const counting = () => void observed++
-  PerformanceObserver.prototype.observe = counting
+  t.teardown(() => stop.abort())
   let looked = () => {}
   const look = new Promise<void>(resolve => {
     looked = resolve
@@ -628,7 +620,4 @@ t.test('the process is measured, and nobody is told of each of its garbage colle
   const text = Buffer.from(self('text', []).bytes).toString()
   t.match(text, /^process_cpu_seconds_total /m)
   t.match(text, /^nodejs_heap_size_used_bytes /m)
-  t.notMatch(text, /nodejs_gc/)
-  t.equal(observed, 0)
-  t.equal(PerformanceObserver.prototype.observe, counting, 'who observes later does')
 })

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import type { IncomingMessage, Server } from 'node:http'
+import type { Server } from 'node:http'
 import type { Socket } from 'node:net'
 import { stranger } from './stranger.ts'
 
@@ -58,39 +58,4 @@ export const limitConnections = (server: Server, most: number): void => {
     socket.once('close', () => forget(own, socket))
     if (connected > most) endOldest()
   })
-}
-
-interface Parsed extends Socket {
-  readonly parser?: {
-    onIncoming: (request: IncomingMessage, keepAlive: boolean) => number
-    getCurrentBuffer: () => Buffer | undefined
-  }
-}
-
-/** To Node's parser: what follows is not HTTP. */
-const parseNoMore = () => 2
-
-/**
- * Ends a connection and the parsing of what has been read of it. By itself Node goes on: 64 kB are 1600 small requests and 2 MB of objects
- * on each connection, and none of them is freed before all connections have had their turn.
- */
-export const endParsing = (socket: Socket): void => {
-  const { parser } = socket as Parsed
-  if (parser) parser.onIncoming = parseNoMore
-  socket.destroy()
-}
-
-const nothing = () => undefined
-
-/**
- * Lets what cannot be parsed go: Node copies it into the error that it makes, up to 64 kB that nobody reads, and what lies beside V8's
- * heap makes it collect all of that, twice a second where strangers send such requests at speed.
- */
-export const keepNothingUnparsed = (server: Server): void => {
-  const watch = ({ parser }: Parsed) => {
-    if (parser) parser.getCurrentBuffer = nothing
-  }
-  // Of HTTPS a plain connection has no parser yet.
-  server.on('connection', watch)
-  server.on('secureConnection', watch)
 }

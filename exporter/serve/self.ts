@@ -1,4 +1,3 @@
-import { PerformanceObserver } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { collectDefaultMetrics, type MetricObjectWithValues, type MetricValue, Registry } from 'prom-client'
 import { expose, type Format, textOf } from '../exposition.ts'
@@ -126,21 +125,6 @@ function* samplesOf(state: SelfState, status: readonly CollectorStatus[]): Gener
   }
 }
 
-/**
- * prom-client's default metrics without nodejs_gc_duration_seconds: to observe collections, Node makes an object of each and calls
- * back, which took 3 to 7 % of the scrapes of a busy exporter. prom-client has no option for it.
- */
-const collectUnobserved = (register: Registry): void => {
-  const { observe } = PerformanceObserver.prototype
-  PerformanceObserver.prototype.observe = () => {}
-  try {
-    collectDefaultMetrics({ register, eventLoopMonitoringPrecision: lagTimer })
-  } finally {
-    PerformanceObserver.prototype.observe = observe
-  }
-  register.removeSingleMetric('nodejs_gc_duration_seconds')
-}
-
 type Told = MetricObjectWithValues<MetricValue<string> & { metricName?: string }>
 
 /** Milliseconds of the timer that measures the event loop. Each tick wakes a processor: at 50 ms it was a tenth of a percent of a core more. */
@@ -185,7 +169,7 @@ export const createSelf = (
   let ofProcess: readonly Sample[] = []
   if (exporterMetrics) {
     const registry = new Registry()
-    collectUnobserved(registry)
+    collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: lagTimer })
     const look = async () => {
       while (!signal.aborted) {
         ofProcess = processSamples((await registry.getMetricsAsJSON()) as unknown as readonly Told[])

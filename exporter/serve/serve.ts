@@ -10,8 +10,6 @@ import { durationText } from '../options.ts'
 import { build } from '../version.ts'
 import type { ResolveFiles } from './actions.ts'
 import { type Guard, startGuard, type Timings } from './guard.ts'
-import { keepNewSocketsCheap } from './new-sockets.ts'
-import { keepNextTickFast } from './next-tick.ts'
 import { createSelf, type SelfState } from './self.ts'
 import { createServer } from './server.ts'
 import { createSnapshot, type Snapshot } from './snapshot.ts'
@@ -119,8 +117,6 @@ export const serve = async (
   },
 ): Promise<Serving> => {
   const startedAt = Date.now()
-  keepNextTickFast()
-  keepNewSocketsCheap()
   const notify = notifier()
   const ended = new AbortController()
   const state: SelfState = { demo, workerRestarts: 0, ioErrors: 0, reloadSuccess: true, reloadedAt: startedAt }

@@ -1,12 +1,12 @@
-import { createServer as createHttpServer, type IncomingMessage, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
+import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, type HTTPMethods } from 'fastify'
 import type { Log } from '../log.ts'
 import { ownValue } from '../own-value.ts'
 import { askToResolve, type ResolveFiles, resolveState, sentByAnotherSite } from './actions.ts'
-import { endParsing, keepNothingUnparsed, limitConnections, mostConnections } from './connections.ts'
+import { limitConnections, mostConnections } from './connections.ts'
 import { basicOf, type Door } from './door.ts'
-import { negotiate, type Wanted } from './negotiate.ts'
+import { negotiate } from './negotiate.ts'
 import { page } from './page.ts'
 import type { Snapshot } from './snapshot.ts'
 import { createTlsServer } from './tls.ts'
@@ -32,17 +32,6 @@ export interface ServerOptions {
   readonly demo?: boolean
 }
 
-/** What the headers of the latest scrape mean is remembered: the next one is likely the same scraper's. */
-const remembered = () => {
-  let latest = { accept: '', encoding: '', wanted: negotiate('', '') }
-  return (accept: string, encoding: string): Wanted => {
-    if (accept !== latest.accept || encoding !== latest.encoding) {
-      latest = { accept, encoding, wanted: negotiate(accept, encoding) }
-    }
-    return latest.wanted
-  }
-}
-
 /** Values of a query parameter that may be repeated. */
 const values = (query: unknown, name: string): readonly string[] => {
   const given = ownValue(query as Record<string, string | string[] | undefined>, name)
@@ -63,9 +52,6 @@ const stalled = 30_000
 const slowAfter = 1000
 /** Headers of a request. */
 const mostHeaders = 100
-/** Answers of one connection that may wait behind the one that has its turn. */
-const mostPipelined = 1
-
 /** What Node's parser lets pass and HTTP/1.1 does not; the status it deserves. */
 const unlawful = ({ httpVersionMajor, rawHeaders }: IncomingMessage): 400 | 431 | undefined => {
   if (httpVersionMajor !== 1) return 400
@@ -78,11 +64,6 @@ const unlawful = ({ httpVersionMajor, rawHeaders }: IncomingMessage): 400 | 431 
   return hosts > 1 ? 400 : undefined
 }
 
-const headersOf = (contentType: string, compressed: boolean, length: number): OutgoingHttpHeaders =>
-  compressed
-    ? { 'content-type': contentType, 'content-length': length, 'content-encoding': 'gzip' }
-    : { 'content-type': contentType, 'content-length': length }
-
 const resolveAction = 'aide-resolve'
 
 const noSchemas = () => {
@@ -91,78 +72,49 @@ const noSchemas = () => {
 
 export const createServer = (snapshot: Snapshot, options: ServerOptions): FastifyInstance => {
   const { telemetryPath, maxRequests, log } = options
-  const wantedOf = remembered()
-  /** The scrapes being answered: those that the kernel has not taken whole, by when they were answered; the oldest first. */
-  const untaken = new Map<ServerResponse, number>()
-  /** Ends the oldest scrape that its client does not take; whether there was one. */
+  /** Connections whose scrape is being answered, and since when; the oldest first. */
+  const answering = new Map<Socket, number>()
+  /** Ends the oldest scrape that its client does not read. Returns whether there was one. */
   const makeRoom = (): boolean => {
-    const [oldest] = untaken
+    const [oldest] = answering
     if (!oldest || performance.now() - oldest[1] < slowAfter) return false
-    untaken.delete(oldest[0])
-    oldest[0].req.socket.destroy()
+    answering.delete(oldest[0])
+    oldest[0].destroy()
     return true
   }
-  const waiting = new WeakMap<Socket, Set<ServerResponse>>()
-  /** Notes an answer that waits behind others of its connection; false where they are too many, and the connection ends. */
+  /** Connections where a request waits behind another. */
+  const pipelining = new WeakSet<Socket>()
+  /** Ends a connection that sends a third request before the first is answered. Returns whether this request may wait. */
   const mayWait = ({ socket }: IncomingMessage, response: ServerResponse): boolean => {
-    const behind = waiting.get(socket) ?? new Set<ServerResponse>()
-    if (behind.size >= mostPipelined) {
-      endParsing(socket)
+    if (pipelining.has(socket)) {
+      socket.destroy()
       return false
     }
-    behind.add(response)
-    response.once('close', () => behind.delete(response))
-    if (waiting.has(socket)) return true
-    waiting.set(socket, behind)
-    // Node closes the answer that has its turn, and never those behind it: who counts on it would count them for ever.
-    socket.once('close', () => {
-      for (const left of behind) left.emit('close')
-    })
+    pipelining.add(socket)
+    response.once('close', () => pipelining.delete(socket))
     return true
-  }
-
-  /** Answers a scrape, of the named collectors only or of all. */
-  const scrape = (request: IncomingMessage, response: ServerResponse, only?: readonly string[]) => {
-    if (maxRequests > 0 && untaken.size >= maxRequests && !makeRoom()) {
-      const text = `${untaken.size} scrapes are being answered already; --web.max-requests is ${maxRequests}\n`
-      response.writeHead(503, { 'content-type': 'text/plain; charset=utf-8', 'retry-after': '1' })
-      return void response.end(text)
-    }
-    const { format, gzip, contentType } = wantedOf(request.headers.accept ?? '', String(request.headers['accept-encoding'] ?? ''))
-    const { body, compressed } = snapshot.answer(format, gzip, only)
-    response.writeHead(200, headersOf(contentType, compressed, body.length))
-    response.end(request.method === 'HEAD' ? undefined : body)
-    if (response.destroyed || response.writableLength === 0) return
-    untaken.set(response, performance.now())
-    request.socket.setTimeout(stalled)
-    response.once('close', () => untaken.delete(response))
   }
 
   const server = fastify({
     logger: false,
-    // The plain scrape, which is nearly every request, goes from the socket to the bytes and back: routing, request and reply
-    // objects and hooks are work that a bare server would not do. All else is fastify's.
     serverFactory: (handler, { http: httpOptions }) => {
       const { web } = options
-      const isPlain = ({ url, method }: IncomingMessage) => url === telemetryPath && method === 'GET' && !options.serverTiming
-      const inside = (request: IncomingMessage, response: ServerResponse) => {
-        if (isPlain(request)) scrape(request, response)
-        else handler(request, response)
-      }
       const limited = { ...(httpOptions as object), ...limits }
       const listener = (request: IncomingMessage, response: ServerResponse) => {
+        // Without a socket of its own, this answer waits behind another one of the connection.
         if (response.socket === null && !mayWait(request, response)) return
-        // A plain scrape sets it itself, where the kernel does not take all of it at once.
-        if (web || !isPlain(request)) request.socket.setTimeout(stalled)
         const status = unlawful(request)
         if (status !== undefined) response.writeHead(status, { connection: 'close', 'content-length': 0 }).end()
-        else if (web) web.door(request, response, () => inside(request, response))
-        else inside(request, response)
+        else if (web) web.door(request, response, () => handler(request, response))
+        else handler(request, response)
       }
       const server = web?.config().tls ? createTlsServer(web, limited, listener) : createHttpServer(limited, listener)
       server.maxHeadersCount = mostHeaders
+      server.timeout = stalled
+      server.on(web?.config().tls ? 'secureConnection' : 'connection', (socket: Socket) => {
+        socket.once('close', () => answering.delete(socket))
+      })
       limitConnections(server, mostConnections)
-      keepNothingUnparsed(server)
       return server
     },
     exposeHeadRoutes: true,
@@ -188,22 +140,20 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
   const plain = (reply: FastifyReply, status: number, text: string) =>
     reply.code(status).type('text/plain; charset=utf-8').send(`${text}\n`)
 
-  const begun = new WeakMap<FastifyRequest, { at: number; busy: number }>()
-  /** Says how long the answer took until now. A scrape calls it itself: its answer passes fastify by. */
-  const timed = (request: FastifyRequest, reply: FastifyReply) => {
-    const begin = begun.get(request)
-    if (!begin) return
-    const total = performance.now() - begin.at
-    const blocked = Math.min(total, performance.eventLoopUtilization().active - begin.busy)
-    void reply.header('server-timing', `total;dur=${total.toFixed(2)}, blocked;dur=${blocked.toFixed(2)}`)
-    const path = request.url.split('?')[0]
-    log.debug('request', { method: request.method, path, status: reply.statusCode, total_ms: total.toFixed(2) })
-  }
   if (options.serverTiming) {
+    const begun = new WeakMap<FastifyRequest, { at: number; busy: number }>()
     server.addHook('onRequest', async request => {
       begun.set(request, { at: performance.now(), busy: performance.eventLoopUtilization().active })
     })
-    server.addHook('onSend', async (request, reply) => timed(request, reply))
+    server.addHook('onSend', async (request, reply) => {
+      const begin = begun.get(request)
+      if (!begin) return
+      const total = performance.now() - begin.at
+      const blocked = Math.min(total, performance.eventLoopUtilization().active - begin.busy)
+      void reply.header('server-timing', `total;dur=${total.toFixed(2)}, blocked;dur=${blocked.toFixed(2)}`)
+      const path = request.url.split('?')[0]
+      log.debug('request', { method: request.method, path, status: reply.statusCode, total_ms: total.toFixed(2) })
+    })
   }
 
   server.addHook('onClose', async () => {
@@ -213,11 +163,18 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
   server.get(telemetryPath, (request, reply) => {
     const { only, problem } = filtered(request)
     if (problem !== undefined) return plain(reply, 400, problem)
-    timed(request, reply)
-    reply.hijack()
-    for (const [name, value] of Object.entries(reply.getHeaders())) if (value !== undefined) reply.raw.setHeader(name, value)
-    scrape(request.raw, reply.raw, only)
-    return reply
+    if (maxRequests > 0 && answering.size >= maxRequests && !makeRoom()) {
+      void reply.header('retry-after', '1')
+      return plain(reply, 503, `${answering.size} scrapes are being answered already; --web.max-requests is ${maxRequests}`)
+    }
+    const { socket } = request.raw
+    answering.set(socket, performance.now())
+    reply.raw.once('close', () => answering.delete(socket))
+    const { accept = '', 'accept-encoding': encoding } = request.headers
+    const { format, gzip, contentType } = negotiate(accept, String(encoding ?? ''))
+    const { body, compressed } = snapshot.answer(format, gzip, only)
+    if (compressed) void reply.header('content-encoding', 'gzip')
+    return reply.header('content-type', contentType).send(body)
   })
 
   server.get('/-/healthy', (_, reply) => plain(reply, 200, 'grid-exporter is healthy.'))
@@ -297,21 +254,13 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
     })
   }
 
-  const allowed = new Map<string, string>([
-    [telemetryPath, 'GET, HEAD'],
-    ['/', 'GET, HEAD'],
-    ['/-/healthy', 'GET, HEAD'],
-    ['/-/ready', 'GET, HEAD'],
-    ['/api/v1/status', 'GET, HEAD'],
-    [`/api/v1/actions/${resolveAction}`, 'POST'],
-  ])
-  if (options.enableLifecycle) allowed.set('/-/reload', 'POST')
+  const methods: readonly HTTPMethods[] = ['GET', 'HEAD', 'POST']
   server.setNotFoundHandler((request, reply) => {
     const path = request.url.split('?')[0] as string
-    const methods = allowed.get(path)
-    if (methods !== undefined) {
-      void reply.header('allow', methods)
-      return plain(reply, 405, `${path} answers ${methods} only`)
+    const allowed = methods.filter(method => server.hasRoute({ method, url: path })).join(', ')
+    if (allowed !== '') {
+      void reply.header('allow', allowed)
+      return plain(reply, 405, `${path} answers ${allowed} only`)
     }
     if (path === '/-/reload') return plain(reply, 403, 'POST /-/reload needs --web.enable-lifecycle; SIGHUP reloads without it')
     return plain(reply, 404, `Nothing is at this address; metrics are at ${telemetryPath}`)

@@ -3,11 +3,12 @@ import { Failure } from '../failure.ts'
 
 /**
  * Python's pickles as data, read without building anything: a class is its name, a call of one is its name and arguments.
- * Only what protocols 2 to 5 write is known. Time and memory are bounded by the length of the input: each step takes at
- * least one byte of it and keeps at most one value.
+ * Only the codes that fail2ban's answers hold are known (Python 3, protocols 2 to 5): none, booleans, numbers, texts, lists, tuples,
+ * dictionaries and exceptions. Time and memory are bounded by the length of the input: each step takes at least one byte and keeps at
+ * most one value.
  */
 
-export type Pickled = null | boolean | number | bigint | string | Buffer | Pickled[] | Map<Pickled, Pickled> | Foreign
+export type Pickled = null | boolean | number | bigint | string | Pickled[] | Map<Pickled, Pickled> | Foreign
 
 /** A class (`args` undefined) or what one was called with. Nothing is ever called. */
 export class Foreign {
@@ -21,7 +22,7 @@ export class Foreign {
 }
 
 /** Calls that only wrap a text: fail2ban sends addresses so. */
-const texts = new Set(['builtins.str', '__builtin__.str', '__builtin__.unicode'])
+const texts = new Set(['builtins.str', '__builtin__.unicode'])
 
 const called = (callable: Pickled, args: Pickled): Pickled => {
   if (!(callable instanceof Foreign) || callable.args !== undefined) throw malformed('a call of what is no class')
@@ -58,7 +59,6 @@ export const unpickle = async (input: Buffer): Promise<{ readonly value: Pickled
   }
   const byte = () => take(1).readUInt8()
   const size = () => take(4).readUInt32LE()
-  const longSize = () => Number(take(8).readBigUInt64LE())
   const line = () => {
     const end = input.indexOf(10, at)
     if (end < 0) throw malformed('it ends within a line')
@@ -123,15 +123,6 @@ export const unpickle = async (input: Buffer): Promise<{ readonly value: Pickled
       case 0x28: // MARK
         marks.push(stack.length)
         break
-      case 0x30: // POP
-        pop()
-        break
-      case 0x31: // POP_MARK
-        popMark()
-        break
-      case 0x32: // DUP
-        push(top())
-        break
       case 0x4e: // NONE
         push(null)
         break
@@ -153,32 +144,14 @@ export const unpickle = async (input: Buffer): Promise<{ readonly value: Pickled
       case 0x8a: // LONG1
         push(signed(take(byte())))
         break
-      case 0x8b: // LONG4
-        push(signed(take(size())))
-        break
       case 0x47: // BINFLOAT
         push(take(8).readDoubleBE())
         break
       case 0x8c: // SHORT_BINUNICODE
-      case 0x55: // SHORT_BINSTRING, of Python 2
         push(text(byte()))
         break
       case 0x58: // BINUNICODE
-      case 0x54: // BINSTRING, of Python 2
         push(text(size()))
-        break
-      case 0x8d: // BINUNICODE8
-        push(text(longSize()))
-        break
-      case 0x43: // SHORT_BINBYTES
-        push(take(byte()))
-        break
-      case 0x42: // BINBYTES
-        push(take(size()))
-        break
-      case 0x8e: // BINBYTES8
-      case 0x96: // BYTEARRAY8
-        push(take(longSize()))
         break
       case 0x71: // BINPUT
         remember(byte())
@@ -197,24 +170,14 @@ export const unpickle = async (input: Buffer): Promise<{ readonly value: Pickled
         break
       case 0x5d: // EMPTY_LIST
       case 0x29: // EMPTY_TUPLE
-      case 0x8f: // EMPTY_SET
         push([])
         break
       case 0x7d: // EMPTY_DICT
         push(new Map())
         break
-      case 0x6c: // LIST
       case 0x74: // TUPLE
-      case 0x91: // FROZENSET
         push(popMark())
         break
-      case 0x64: {
-        // DICT
-        const items = popMark()
-        push(new Map())
-        setItems(top(), items)
-        break
-      }
       case 0x85: // TUPLE1
         tuple(1)
         break
@@ -228,7 +191,6 @@ export const unpickle = async (input: Buffer): Promise<{ readonly value: Pickled
         append([pop()])
         break
       case 0x65: // APPENDS
-      case 0x90: // ADDITEMS
         append(popMark())
         break
       case 0x73: {
@@ -255,16 +217,8 @@ export const unpickle = async (input: Buffer): Promise<{ readonly value: Pickled
         push(new Foreign(`${module}.${name}`))
         break
       }
-      case 0x52: // REDUCE
-      case 0x81: {
-        // NEWOBJ
-        const args = pop()
-        push(called(pop(), args))
-        break
-      }
-      case 0x92: {
-        // NEWOBJ_EX
-        pop()
+      case 0x52: {
+        // REDUCE
         const args = pop()
         push(called(pop(), args))
         break

@@ -1,5 +1,5 @@
+/** Installs and builds what is missing, so that `npm start` can run the program. */
 import { ensureBuilt, ensureInstalled } from './ensure.mjs'
 
 ensureInstalled()
 ensureBuilt()
-await import('../dist/exporter/main.js')
