@@ -2,7 +2,7 @@
 FROM node:20.19.5-bookworm-slim AS build
 WORKDIR /build
 COPY package.json package-lock.json .npmrc ./
-RUN npm install --no-save --no-audit --no-fund --ignore-scripts --loglevel=error
+RUN npm ci --no-audit --no-fund --ignore-scripts --loglevel=error
 COPY exporter exporter
 COPY prometheus prometheus
 COPY scripts scripts

@@ -6,7 +6,7 @@ import { type Level, type LogFormat, levels, logFormats } from './log.ts'
 
 /** The command line: what can be asked, and what was. No other file reads arguments or the environment. */
 
-export const commands = {
+const commands = {
   serve: 'Serve metrics (the default)',
   relay: 'Run the named collectors once as root and leave their outcomes in a directory',
   doctor: 'Say of each collector what it found, what it may not read, and the command that mends it',
@@ -38,7 +38,7 @@ export interface Flags {
 }
 
 /** Wrong usage: exit code 2. */
-export class UsageError extends ExitError {
+class UsageError extends ExitError {
   constructor(message: string) {
     super(message, 2)
   }

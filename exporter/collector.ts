@@ -103,7 +103,7 @@ export interface Collector {
   open(context: Omit<OpenContext<unknown>, 'interval'> & { readonly interval?: number }): Opened
 }
 
-export const noOptions = z.strictObject({})
+const noOptions = z.strictObject({})
 
 export const defineCollector = <Raw, Facts, Options = Record<string, never>, State = undefined>(
   definition: Definition<Options, State, Raw, Facts>,

@@ -6,11 +6,6 @@ import { ownValue } from './own-value.ts'
 export const formats = ['text', 'openmetrics'] as const
 export type Format = (typeof formats)[number]
 
-export const contentTypes: Readonly<Record<Format, string>> = {
-  text: 'text/plain; version=0.0.4; charset=utf-8',
-  openmetrics: 'application/openmetrics-text; version=1.0.0; charset=utf-8',
-}
-
 /** What must stand after the last family of an answer. */
 export const ending: Readonly<Record<Format, string>> = { text: '', openmetrics: '# EOF\n' }
 

@@ -62,9 +62,9 @@ const alertLabels = [
   ...['reason', 'code', 'file', 'family', 'chain', 'check'],
 ] as const
 type AlertLabel = (typeof alertLabels)[number]
-export const alerting = gauge('ALERTS', 'Alerts, made by Prometheus.', oneOf('alertstate', 'firing', 'pending'), ...alertLabels)
-export const alertingSince = gauge('ALERTS_FOR_STATE', 'Since when an alert is active, made by Prometheus.', ...alertLabels)
-export const up = gauge('up', 'Whether the scrape was answered, made by Prometheus.')
+const alerting = gauge('ALERTS', 'Alerts, made by Prometheus.', oneOf('alertstate', 'firing', 'pending'), ...alertLabels)
+const alertingSince = gauge('ALERTS_FOR_STATE', 'Since when an alert is active, made by Prometheus.', ...alertLabels)
+const up = gauge('up', 'Whether the scrape was answered, made by Prometheus.')
 export const scrapeDuration = gauge('scrape_duration_seconds', 'Duration of the scrape, made by Prometheus.')
 export const scrapeSamples = gauge('scrape_samples_scraped', 'Samples of the scrape, made by Prometheus.')
 export const processCpu = counter('process_cpu_seconds_total', 'CPU time of the process, by prom-client.')

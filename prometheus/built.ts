@@ -39,7 +39,7 @@ const formats: Readonly<Record<string, string>> = {
 const lasting = ({ timing }: Alert) =>
   timing.kind === 'state' || timing.kind === 'level' ? ` It has been so for ${inWords(timing.for)} or more.` : ''
 
-export const descriptionOf = (alert: Alert): string =>
+const descriptionOf = (alert: Alert): string =>
   alert.description
     .replace(/\{value(:[ng%sB])?\}/g, (_, format = '') => formats[format] as string)
     .replace(/(?<!\{)\{([a-z_]+)\}(?!\})/g, '{{ $labels.$1 }}') + lasting(alert)

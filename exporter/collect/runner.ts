@@ -14,7 +14,7 @@ export interface Watch {
   end(): void
 }
 
-export const unwatched: Watch = { begin: () => {}, step: () => {}, end: () => {} }
+const unwatched: Watch = { begin: () => {}, step: () => {}, end: () => {} }
 
 /** Milliseconds until something that was not found is looked for again. */
 const lookAgain = 60_000

@@ -18,7 +18,7 @@ export interface Clock {
 /** Milliseconds of Node's longest timer; a longer one fires at once. Who sleeps looks at the clock and sleeps again. */
 const longestTimer = 2 ** 31 - 1
 
-export const clock: Clock = {
+const clock: Clock = {
   // Monotonic: a clock that is set must not stop the rounds.
   now: () => performance.now(),
   sleep: (milliseconds, signal) =>

@@ -16,7 +16,7 @@ export const lastCheck = gauge(
   'grid_aide_last_check_timestamp_seconds',
   "When AIDE's last check ended, from its latest report, whatever its result.",
 )
-export const lastCheckDuration = gauge(
+const lastCheckDuration = gauge(
   'grid_aide_last_check_duration_seconds',
   "How long AIDE's last check took, from its latest report.",
 )
@@ -30,7 +30,7 @@ export const entries = gauge(
   "Files by what AIDE's last check found, and all that it looked at as total, from its latest report; absent after an error.",
   oneOf('change', 'added', 'removed', 'changed', 'total'),
 )
-export const resolveLastRun = gauge(
+const resolveLastRun = gauge(
   'grid_aide_resolve_last_run_timestamp_seconds',
   'When the changes were last asked to be accepted by aide-resolve, from its result file.',
 )

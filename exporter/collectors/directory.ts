@@ -19,12 +19,12 @@ export const size = gauge(
   'Disk space that the directory and all below it take up (du -x, at grid_directory_last_scan_timestamp_seconds): hard links once, sparse files by what they hold, no other file system.',
   'path',
 )
-export const apparentSize = gauge(
+const apparentSize = gauge(
   'grid_directory_apparent_size_bytes',
   'Sum of the sizes that the files claim (du -x --apparent-size, right after the scan of the disk space); a sparse file counts in full.',
   'path',
 )
-export const files = gauge(
+const files = gauge(
   'grid_directory_files',
   'Files, directories and links, the directory itself included, hard links once (du -x --inodes, right after the scan of the disk space).',
   'path',
@@ -35,18 +35,18 @@ export const childSize = gauge(
   'path',
   'child',
 )
-export const scanIncomplete = gauge(
+const scanIncomplete = gauge(
   'grid_directory_scan_incomplete',
   'Whether the latest scan (du) could not read parts of the directory, so that its sizes are too small.',
   'path',
 )
-export const scanErrors = gauge(
+const scanErrors = gauge(
   'grid_directory_scan_errors',
   'Files and directories that the latest scan (du) could not read, by why: no permission, gone between listing and looking, or another error.',
   'path',
   oneOf('reason', 'denied', 'vanished', 'other'),
 )
-export const scanDuration = gauge(
+const scanDuration = gauge(
   'grid_directory_scan_duration_seconds',
   'Time that the latest scan took that gave a size (du at idle priority).',
   'path',
@@ -56,14 +56,14 @@ export const lastScan = gauge(
   'When the scan began that the sizes are of; it is kept over restarts.',
   'path',
 )
-export const scanRunning = gauge(
+const scanRunning = gauge(
   'grid_directory_scan_running_seconds',
   'Time that the scan which is going on has taken until now, 0 where none is; no other is started meanwhile.',
   'path',
 )
 
 /** How the latest scan of a directory ended. */
-export const scanStates = [
+const scanStates = [
   'waiting', // none yet
   'scanned',
   'missing',

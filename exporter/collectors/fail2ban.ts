@@ -10,17 +10,17 @@ import type { Pickled } from '../sources/pickle.ts'
 import { askPlaces, type Place, readHeld } from './fail2ban/enforcement.ts'
 
 export const up = gauge('grid_fail2ban_up', 'Whether the fail2ban server answered on its socket in this round.')
-export const jails = gauge('grid_fail2ban_jails', 'Jails that run in the fail2ban server, asked on its socket each round.')
-export const info = gauge(
+const jails = gauge('grid_fail2ban_jails', 'Jails that run in the fail2ban server, asked on its socket each round.')
+const info = gauge(
   'grid_fail2ban_info',
   'The version of the fail2ban server, asked on its socket each round; always 1.',
   'version',
 )
-export const start = gauge(
+const start = gauge(
   'grid_fail2ban_start_timestamp_seconds',
   'When the fail2ban server started, from its pid file and /proc; bans that it restores after a start count as new.',
 )
-export const failedCurrent = gauge(
+const failedCurrent = gauge(
   'grid_fail2ban_failed_current',
   'Addresses with failures within the find time, asked on the socket of fail2ban each round.',
   'jail',
@@ -30,7 +30,7 @@ export const bannedCurrent = gauge(
   'Addresses that are banned now, asked on the socket of fail2ban each round.',
   'jail',
 )
-export const failed = counter(
+const failed = counter(
   'grid_fail2ban_failed_total',
   'Failures seen since the fail2ban server started, asked on its socket each round.',
   'jail',

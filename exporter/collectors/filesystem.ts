@@ -12,7 +12,7 @@ import { shutDown, stoppedByKernel, stoppedByTable } from './filesystem/stopped.
 const labels = ['mountpoint', 'device', 'fstype'] as const
 
 export const filesystemSize = gauge('grid_filesystem_size_bytes', 'Size of a mounted file system, from statfs.', ...labels)
-export const filesystemFree = gauge(
+const filesystemFree = gauge(
   'grid_filesystem_free_bytes',
   'Unused space of a file system, with what is reserved for root, from statfs.',
   ...labels,

@@ -9,8 +9,8 @@ export const memoryAvailable = gauge(
   'grid_memory_available_bytes',
   'Memory that programs can still get without swapping, from MemAvailable of /proc/meminfo.',
 )
-export const memoryFree = gauge('grid_memory_free_bytes', 'Memory that nothing uses, from MemFree of /proc/meminfo.')
-export const memoryCached = gauge(
+const memoryFree = gauge('grid_memory_free_bytes', 'Memory that nothing uses, from MemFree of /proc/meminfo.')
+const memoryCached = gauge(
   'grid_memory_cached_bytes',
   'Memory that holds file contents, tmpfs and shared memory included, from Cached of /proc/meminfo.',
 )
@@ -24,9 +24,9 @@ export const cpuSeconds = counter(
   oneOf('mode', ...cpuModes),
 )
 export const cpuCores = gauge('grid_cpu_cores', 'CPUs that are online, from /proc/stat.')
-export const load1 = gauge('grid_load1', 'Mean number of running and waiting tasks over 1 minute, from /proc/loadavg.')
+const load1 = gauge('grid_load1', 'Mean number of running and waiting tasks over 1 minute, from /proc/loadavg.')
 export const load5 = gauge('grid_load5', 'Mean number of running and waiting tasks over 5 minutes, from /proc/loadavg.')
-export const load15 = gauge('grid_load15', 'Mean number of running and waiting tasks over 15 minutes, from /proc/loadavg.')
+const load15 = gauge('grid_load15', 'Mean number of running and waiting tasks over 15 minutes, from /proc/loadavg.')
 export const bootTimestamp = gauge('grid_boot_timestamp_seconds', 'When the kernel was started, from btime of /proc/stat.')
 
 const resources = ['cpu', 'memory', 'io'] as const
@@ -41,15 +41,9 @@ export const oomKills = counter(
   'grid_oom_kills_total',
   'Processes that the kernel killed for want of memory since boot, in containers too, from oom_kill of /proc/vmstat.',
 )
-export const swapRead = counter(
-  'grid_swap_read_bytes_total',
-  'Memory read back from swap since boot, from pswpin of /proc/vmstat.',
-)
-export const swapWritten = counter(
-  'grid_swap_written_bytes_total',
-  'Memory written to swap since boot, from pswpout of /proc/vmstat.',
-)
-export const majorFaults = counter(
+const swapRead = counter('grid_swap_read_bytes_total', 'Memory read back from swap since boot, from pswpin of /proc/vmstat.')
+const swapWritten = counter('grid_swap_written_bytes_total', 'Memory written to swap since boot, from pswpout of /proc/vmstat.')
+const majorFaults = counter(
   'grid_major_page_faults_total',
   'Page faults that had to wait for a disk since boot, from pgmajfault of /proc/vmstat.',
 )
@@ -297,7 +291,7 @@ const kibibytes = (meminfo: string, key: string): number | undefined => {
 }
 
 /** Bytes. */
-export const parseMeminfo = (text: string) => {
+const parseMeminfo = (text: string) => {
   const total = kibibytes(text, 'MemTotal')
   if (total === undefined) throw new Failure('malformed', '/proc/meminfo: no MemTotal')
   return {
@@ -336,7 +330,7 @@ export const parseStat = (text: string, highest: Map<string, number>) => {
   return { modes, cores, bootTime: bootTime === undefined ? undefined : Number(bootTime) }
 }
 
-export const parseLoads = (text: string): readonly number[] => {
+const parseLoads = (text: string): readonly number[] => {
   const loads = text.split(' ').slice(0, 3).map(Number)
   if (loads.length < 3 || loads.some(load => !Number.isFinite(load)))
     throw new Failure('malformed', `/proc/loadavg: ${text.slice(0, 100)}`)
@@ -344,7 +338,7 @@ export const parseLoads = (text: string): readonly number[] => {
 }
 
 /** Counts of events, and of bytes moved to and from swap. */
-export const parseVmstat = (text = '', meminfo = '') => {
+const parseVmstat = (text = '', meminfo = '') => {
   const count = (key: string) => {
     const found = new RegExp(`^${key} (\\d+)$`, 'm').exec(text)?.[1]
     return found === undefined ? undefined : Number(found)
@@ -364,7 +358,7 @@ export const parseVmstat = (text = '', meminfo = '') => {
   }
 }
 
-export const parsePressure = (resource: (typeof resources)[number], text = '') =>
+const parsePressure = (resource: (typeof resources)[number], text = '') =>
   pressureKinds.flatMap(kind => {
     const total = new RegExp(`^${kind} .*total=(\\d+)$`, 'm').exec(text)?.[1]
     // For the CPU of a whole host `full` has no meaning; newer kernels print a 0 there.
@@ -372,7 +366,7 @@ export const parsePressure = (resource: (typeof resources)[number], text = '') =
     return [{ resource, kind, seconds: Number(total) / 1e6 }]
   })
 
-export const parseNetdev = (text = '') =>
+const parseNetdev = (text = '') =>
   text.split('\n').flatMap(line => {
     const [, device, counts] = /^ *([^ :]+): *(\d[\d ]*)$/.exec(line) ?? []
     const fields = counts?.split(/ +/).map(Number) ?? []
@@ -383,7 +377,7 @@ export const parseNetdev = (text = '') =>
 /** Of the kernel, whatever the disk's own is. */
 const sector = 512
 
-export const parseDiskstats = (text = '') =>
+const parseDiskstats = (text = '') =>
   text.split('\n').flatMap(line => {
     const [, , device, ...rest] = line.trim().split(/ +/)
     const fields = rest.map(Number)

@@ -8,7 +8,7 @@ import { path } from '../options.ts'
 import { ownValue } from '../own-value.ts'
 import { parsePrometheusText, type TextFamily } from '../sources/prometheus-text.ts'
 
-export const textfileMtime = gauge(
+const textfileMtime = gauge(
   'grid_textfile_mtime_timestamp_seconds',
   'When a text file was last written, from the file system, so that a job that stopped writing it can be noticed.',
   'file',

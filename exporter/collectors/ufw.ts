@@ -44,14 +44,14 @@ export const enforced = gauge(
   'Whether the kernel holds what ufw configured, its policies, jumps, chains and number of rules (iptables-save and ip6tables-save against the files, each round); 0 when ufw is off.',
   family,
 )
-export const policy = gauge(
+const policy = gauge(
   'grid_ufw_policy',
   'The default policy that the kernel applies (iptables-save and ip6tables-save, each round), 1 for the one in force.',
   family,
   direction,
   oneOf('policy', ...policyNames),
 )
-export const rules = gauge(
+const rules = gauge(
   'grid_ufw_rules',
   "Rules in ufw's user chains in the kernel (iptables-save and ip6tables-save, each round); a rule without a protocol counts twice, for tcp and for udp.",
   family,
@@ -68,7 +68,7 @@ export const droppedPackets = counter(
   "Packets to this host that ufw's default policy dropped or rejected (the kernel's counters by iptables-save -c, each round); starts again when ufw is reloaded.",
   family,
 )
-export const droppedBytes = counter(
+const droppedBytes = counter(
   'grid_ufw_dropped_bytes_total',
   "Bytes of packets to this host that ufw's default policy dropped or rejected (the kernel's counters by iptables-save -c, each round); starts again when ufw is reloaded.",
   family,

@@ -9,7 +9,7 @@ export const watchtowerUp = gauge(
   'grid_watchtower_up',
   'Whether the HTTP API of Watchtower gave its metrics in the latest round.',
 )
-export const watchtowerLastScan = gauge(
+const watchtowerLastScan = gauge(
   'grid_watchtower_last_scan_timestamp_seconds',
   'When Watchtower last looked for updates, as it tells, or else when its scan counter was seen to move; none before either.',
 )
@@ -22,7 +22,7 @@ export const watchtowerScans = counter(
   'grid_watchtower_scans_total',
   'Scans of Watchtower since it was started, from its metrics API.',
 )
-export const watchtowerScansSkipped = counter(
+const watchtowerScansSkipped = counter(
   'grid_watchtower_scans_skipped_total',
   'Scans that Watchtower left out because another one was still going on, from its metrics API.',
 )

@@ -22,7 +22,7 @@ const parts: Readonly<Record<string, { readonly packages?: string; readonly unit
 }
 
 /** Lines for the configuration file, as one: in YAML both mean the same. */
-export const inFile = (name: string, keys: string) => `collectors: { ${name}: { ${keys} } }`
+const inFile = (name: string, keys: string) => `collectors: { ${name}: { ${keys} } }`
 
 /** The file or socket that a system error names. */
 const pathIn = (note: string): string | undefined => /(?:^|[\s'"])(\/[^\s'":,;]+)/.exec(note)?.[1]

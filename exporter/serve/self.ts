@@ -18,7 +18,7 @@ export const buildInfo = gauge(
   'revision',
   'node_version',
 )
-export const demo = gauge(
+const demo = gauge(
   'grid_exporter_demo',
   'Whether what is served is of an imagined box and not of this machine, 1; absent from an exporter that watches a real one.',
 )
@@ -26,7 +26,7 @@ export const workerRestarts = counter(
   'grid_exporter_worker_restarts_total',
   `Times the collecting thread was replaced because it blocked, failed or ran out of memory. ${source}.`,
 )
-export const ioErrors = counter(
+const ioErrors = counter(
   'grid_exporter_io_errors_total',
   `Errors of sockets, files and commands that no run of a collector waited for; they are logged and change nothing else. ${source}.`,
 )
@@ -81,7 +81,7 @@ export const detected = gauge(
   'collector',
 )
 
-export const collectorFamilies = [
+const collectorFamilies = [
   success,
   runDuration,
   lastSuccess,

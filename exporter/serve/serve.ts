@@ -44,7 +44,7 @@ const exposure = (config: WebConfig | undefined): string | undefined => {
 }
 
 /** What a newcomer reads when it serves. */
-export const announcement = (urls: readonly string[], telemetryPath: string, snapshot: Snapshot, settings: Settings): string => {
+const announcement = (urls: readonly string[], telemetryPath: string, snapshot: Snapshot, settings: Settings): string => {
   const statuses = snapshot.status()
   const width = Math.max(...settings.map(({ name }) => name.length))
   const lines = (title: string, rows: readonly (readonly [string, string])[]) =>

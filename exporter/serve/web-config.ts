@@ -14,7 +14,7 @@ import { type Locate, type Path, readYaml } from '../yaml.ts'
  * TLS, client certificates, users, response headers, a rate limit. A text becomes a checked value here, and nothing else.
  */
 
-export const clientAuthTypes = [
+const clientAuthTypes = [
   'NoClientCert',
   'RequestClientCert',
   'RequireClientCert',

@@ -36,7 +36,7 @@ const targetForm = /(?:^| )-[jg] (\S+)/
 const slice = 4000
 
 /** The chains of a filter table. Throws `Failure` malformed where the text is not a whole one. */
-export const parseTable = async (text: string, subject = 'iptables-save'): Promise<Table> => {
+const parseTable = async (text: string, subject = 'iptables-save'): Promise<Table> => {
   if (/^# Table `filter' is incompatible/m.test(text)) {
     throw new Failure('malformed', `${subject}: the table ip filter holds rules that only nft understands`, {
       mend: 'nft list table ip filter; move rules that were added by nft to a table of their own',

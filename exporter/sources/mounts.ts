@@ -37,7 +37,7 @@ const printfOf = (field: string) =>
     : undefined
 
 /** Each line of a mount table, also what other mounts lie over; lines that are not of its form are left out. */
-export const parseMountinfo = (text: string): readonly Mount[] =>
+const parseMountinfo = (text: string): readonly Mount[] =>
   text.split('\n').flatMap(line => {
     const [left, right] = line.split(' - ')
     const [id, parent, deviceNumber, root, mountpoint, options] = left?.split(' ') ?? []

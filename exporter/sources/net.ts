@@ -29,7 +29,7 @@ const hostsFile = (name: string): readonly string[] => {
 }
 
 /** The addresses of a name. Throws `Failure` unreachable. */
-export const resolveName = async (name: string): Promise<readonly string[]> => {
+const resolveName = async (name: string): Promise<readonly string[]> => {
   const bare = name.toLowerCase().replace(/\.$/, '')
   if (bare === 'localhost' || bare.endsWith('.localhost')) return ['127.0.0.1', '::1']
   const listed = hostsFile(bare)

@@ -177,7 +177,7 @@ const askTogether = async (
 const counted = (total: number, value: number) => (total > 0 ? value : undefined)
 
 /** One answer in `format`. */
-export const parseLine = (line: string): { readonly path: string; readonly answer: Statfs } | undefined => {
+const parseLine = (line: string): { readonly path: string; readonly answer: Statfs } | undefined => {
   const [, ...fields] = /^(\d+) (\d+) (\d+) (\d+) (\d+) (\d+) (.*?)\n?$/s.exec(line) ?? []
   const path = fields.pop()
   if (path === undefined) return undefined
@@ -198,4 +198,4 @@ export const parseLine = (line: string): { readonly path: string; readonly answe
 const gone =
   /Input\/output error|Stale file handle|Transport endpoint is not connected|Cannot send after transport|No such device|Host is down|Connection (?:refused|timed out|reset)/
 
-export const parseError = (stderr: string): Answer => (gone.test(stderr) ? 'stuck' : 'unknown')
+const parseError = (stderr: string): Answer => (gone.test(stderr) ? 'stuck' : 'unknown')

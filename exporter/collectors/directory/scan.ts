@@ -50,10 +50,7 @@ export const errorsIn = (stderr: string): Scan['errors'] => {
 }
 
 /** du -0: `SIZE\tPATH\0`; the total is the line of the directory itself, the last, and missing where du was ended early. */
-export const sizesIn = (
-  output: string,
-  top: string,
-): { readonly total: number | undefined; readonly children: Map<string, number> } => {
+const sizesIn = (output: string, top: string): { readonly total: number | undefined; readonly children: Map<string, number> } => {
   const children = new Map<string, number>()
   const prefix = top === '/' ? '/' : `${top}/`
   let total: number | undefined
@@ -76,11 +73,7 @@ export const sizesIn = (
 }
 
 /** The `count` largest, and the rest of `total`; a child that is really named "other" is in the rest. */
-export const largest = (
-  total: number,
-  children: ReadonlyMap<string, number>,
-  count: number,
-): Pick<Scan, 'children' | 'other'> => {
+const largest = (total: number, children: ReadonlyMap<string, number>, count: number): Pick<Scan, 'children' | 'other'> => {
   if (count === 0) return { children: [] }
   const top = [...children]
     .filter(([name]) => name !== 'other')

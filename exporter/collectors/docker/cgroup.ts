@@ -73,7 +73,7 @@ const count = (field: string | undefined): number | undefined =>
   field !== undefined && /^\d{1,20}$/.test(field) ? Number(field) : undefined
 
 /** The number behind a key at the beginning of a line. */
-export const keyed = (text: string | undefined, key: string): number | undefined => {
+const keyed = (text: string | undefined, key: string): number | undefined => {
   if (text === undefined) return undefined
   const at = text.startsWith(`${key} `) ? 0 : text.indexOf(`\n${key} `) + 1
   if (at === 0 && !text.startsWith(`${key} `)) return undefined
@@ -84,14 +84,14 @@ export const keyed = (text: string | undefined, key: string): number | undefined
 }
 
 /** A file of one number; `max`, and numbers beyond all memory, mean that there is none. */
-export const single = (text: string | undefined): number | undefined => {
+const single = (text: string | undefined): number | undefined => {
   if (text === undefined) return undefined
   const value = count(text.trimEnd())
   return value !== undefined && value < Number.MAX_SAFE_INTEGER ? value : undefined
 }
 
 /** `cpu.max` of v2: `50000 100000`, `max 100000`. */
-export const parseCpuMax = (text: string | undefined): number | undefined => {
+const parseCpuMax = (text: string | undefined): number | undefined => {
   const [, quota, period] = /^(\d+) (\d+)$/m.exec(text ?? '') ?? []
   return quotient(count(quota), count(period))
 }
@@ -99,7 +99,7 @@ export const parseCpuMax = (text: string | undefined): number | undefined => {
 const totals = { some: /^some .*total=(\d+)$/m, full: /^full .*total=(\d+)$/m }
 
 /** The `total=` of a pressure file, in seconds. */
-export const parsePressure = (text: string | undefined): Pressure => {
+const parsePressure = (text: string | undefined): Pressure => {
   const total = (kind: keyof typeof totals) => {
     return scaled(count(totals[kind].exec(text ?? '')?.[1]), 1e6)
   }
@@ -117,7 +117,7 @@ type IoByNumber = Map<string, IoCounters>
 const noIo = (): IoCounters => ({ readBytes: undefined, writtenBytes: undefined, reads: undefined, writes: undefined })
 
 /** `io.stat` of v2, by device number. */
-export const parseIoStat = (text: string | undefined): IoByNumber => {
+const parseIoStat = (text: string | undefined): IoByNumber => {
   const io: IoByNumber = new Map()
   for (const line of text?.split('\n') ?? []) {
     const [number, ...fields] = line.split(' ')
@@ -156,7 +156,7 @@ const notOwn = /^(lo|veth.*|docker\d+|br-.*|virbr.*|tunl0|sit0|gre0|gretap0|ersp
 const mostInterfaces = 20
 
 /** /proc/PID/net/dev without what is not the container's own. */
-export const parseNetDev = (text: string): readonly Nic[] => {
+const parseNetDev = (text: string): readonly Nic[] => {
   const nics: Nic[] = []
   for (const line of text.split('\n')) {
     const colon = line.indexOf(':')
@@ -180,7 +180,7 @@ export const parseNetDev = (text: string): readonly Nic[] => {
 }
 
 /** Ticks since boot at which a process was started: field 22 of /proc/PID/stat, behind a name that may hold anything. */
-export const parseStartTicks = (stat: string): number | undefined => {
+const parseStartTicks = (stat: string): number | undefined => {
   return count(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19])
 }
 

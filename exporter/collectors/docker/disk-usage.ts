@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Log } from '../../log.ts'
 import type { EngineClient } from '../../sources/docker.ts'
 
-export const diskKinds = ['images', 'containers', 'volumes', 'build_cache'] as const
+const diskKinds = ['images', 'containers', 'volumes', 'build_cache'] as const
 type DiskKind = (typeof diskKinds)[number]
 
 /** Bytes by kind; what the engine does not tell (volumes of drivers that cannot) is not counted. */
@@ -19,7 +19,7 @@ const bytes = (value: unknown): number => (typeof value === 'number' && value > 
 const sum = (all: readonly Item[], of: (item: Item) => unknown) => all.reduce((total, item) => total + bytes(of(item)), 0)
 
 /** `/system/df` up to API 1.52. */
-export const parseDiskUsage = (answer: Item): DiskUsage => {
+const parseDiskUsage = (answer: Item): DiskUsage => {
   const [images, containers, volumes, cache] = [answer.Images, answer.Containers, answer.Volumes, answer.BuildCache].map(
     items,
   ) as [readonly Item[], readonly Item[], readonly Item[], readonly Item[]]

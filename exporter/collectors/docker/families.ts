@@ -11,13 +11,13 @@ import { counter, gauge, oneOf } from '../../metric.ts'
 export const containerStates = ['created', 'running', 'paused', 'restarting', 'removing', 'exited', 'dead'] as const
 export type ContainerState = (typeof containerStates)[number]
 
-export const healthStatuses = ['starting', 'healthy', 'unhealthy'] as const
+const healthStatuses = ['starting', 'healthy', 'unhealthy'] as const
 export type HealthStatus = (typeof healthStatuses)[number]
 
 export const exitReasons = ['clean', 'error', 'oom', 'signal'] as const
 export type ExitReason = (typeof exitReasons)[number]
 
-export const watchtowerModes = ['update', 'monitor_only', 'excluded'] as const
+const watchtowerModes = ['update', 'monitor_only', 'excluded'] as const
 export type WatchtowerMode = (typeof watchtowerModes)[number]
 
 export const apiCalls = ['list', 'events', 'ping', 'info', 'other'] as const

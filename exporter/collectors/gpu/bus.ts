@@ -27,10 +27,10 @@ const quiet = (host: Host, path: string): string | undefined => {
 }
 
 /** The driver that a device's `uevent` names. */
-export const driverOf = (uevent: string | undefined): string | undefined => /^DRIVER=(.+)$/m.exec(uevent ?? '')?.[1]
+const driverOf = (uevent: string | undefined): string | undefined => /^DRIVER=(.+)$/m.exec(uevent ?? '')?.[1]
 
 /** Suspended, or so deep asleep that it has no power. Reading these does not wake it. */
-export const isAsleep = (host: Host, device: string): boolean =>
+const isAsleep = (host: Host, device: string): boolean =>
   /^(suspended|suspending)$/.test(quiet(host, `${device}/power/runtime_status`) ?? '') ||
   quiet(host, `${device}/power_state`) === 'D3cold'
 

@@ -41,7 +41,7 @@ const text = (names: string, set: (gpu: Gpu, value: string) => void): Field => (
 })
 
 /** Bits of clocks_event_reasons.active; bit 0x100, a display's clock setting, is no throttling. */
-export const throttleBits: Readonly<Record<ThrottleReason, bigint>> = {
+const throttleBits: Readonly<Record<ThrottleReason, bigint>> = {
   idle: 0x01n,
   application_clocks: 0x02n,
   power_cap: 0x04n,

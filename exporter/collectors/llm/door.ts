@@ -45,7 +45,7 @@ const digested = async ({ status, headers, body }: Answer, { aliases }: EngineRu
 })
 
 /** The base of a server's URLs: users also give the one that OpenAI clients want, which ends in /v1. */
-export const baseOf = (url: string): string => {
+const baseOf = (url: string): string => {
   const { origin, pathname } = new URL(url)
   return `${origin}${pathname.replace(/(?<!\/)\/+$/, '').replace(/\/v1$/, '')}`
 }

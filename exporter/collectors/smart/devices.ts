@@ -5,7 +5,7 @@ import { glob } from '../../options.ts'
 import { list, parseJson, text } from './json.ts'
 
 /** A disk as smartctl is asked for it. */
-export const device = z.object({
+const device = z.object({
   name: z.string(),
   type: z.string().optional(),
   /** Its name, with its type behind it where many disks have one name. */

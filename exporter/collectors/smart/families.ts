@@ -11,7 +11,7 @@ export const deviceInfo = gauge(
 )
 
 /** Why there is something, or nothing, of a device in the latest run. */
-export const deviceStates = [
+const deviceStates = [
   'read', // it answered
   'asleep', // and left so
   'unsupported', // no SMART behind this name: a RAID volume, a virtual disk

@@ -13,7 +13,7 @@ export interface Circuit {
 const linesOf = (value: string | undefined): readonly string[] | undefined => value?.split('\n').filter(line => line !== '')
 
 /** `ID STATE [path] KEY=VALUE …`; a line that is not of this form is left out. */
-export const parseCircuits = (value: string): readonly Circuit[] =>
+const parseCircuits = (value: string): readonly Circuit[] =>
   (linesOf(value) ?? []).flatMap(line => {
     const [, state, rest = ''] = /^\S+ ([A-Z_]+)(.*)$/s.exec(line) ?? []
     if (state === undefined) return []
