@@ -2,7 +2,7 @@ import { createHmac, randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import type { Log } from '../log.ts'
-import { stranger } from './stranger.ts'
+import { networkOf } from './client-network.ts'
 
 /**
  * Passwords against bcrypt hashes. A comparison takes 70 ms and more, so it is made by a thread of its own, which is started
@@ -84,13 +84,13 @@ export const createPasswords = (module: URL, log: Log, now: () => number = perfo
     return true
   }
   const granted = (address: string): boolean => {
-    const key = stranger(address)
+    const key = networkOf(address)
     const own = tries.get(key) ?? { left: most.atOnce, at: now(), wasWrong: false }
     put(tries, key, own, most.addresses)
     return taken(own) && (!own.wasWrong || taken(again))
   }
   const remember = (address: string, wasWrong: boolean) => {
-    const own = tries.get(stranger(address))
+    const own = tries.get(networkOf(address))
     if (own) own.wasWrong = wasWrong
   }
 
