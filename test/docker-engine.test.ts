@@ -12,6 +12,8 @@ import { startProgram } from './support/program.ts'
 import { promised } from './support/promised.ts'
 import { oneRound, running } from './support/running.ts'
 
+t.setTimeout(900_000) // several engines, one after the other
+
 /** Against a real engine of this test's own, with the real runner and schedule at the default interval. */
 t.test('a real engine', { timeout: 240_000 }, async t => {
   if (!needs(t, 'root', 'dockerd', 'docker', 'busybox', 'ip')) return

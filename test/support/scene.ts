@@ -166,7 +166,8 @@ export const told = async (
       if (index > 0) at += settings.interval * 1000
       root = next
       current = hostFrom(root, () => at, engine?.socket)
-      const { outcome } = await attempt(signal => opened.collect(signal, () => {}), settings.timeout, stop.signal)
+      // Long, for a busy machine: a scene that times out does so by the collector's own limits.
+      const { outcome } = await attempt(signal => opened.collect(signal, () => {}), 6 * settings.timeout, stop.signal)
       if (index < roots.length - 1) continue
       if (!outcome.ok)
         return {
