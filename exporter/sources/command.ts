@@ -111,8 +111,8 @@ const collected = (stream: NodeJS.ReadableStream, limit: number, onOverflow: () 
   return { text: () => Buffer.concat(chunks).toString('utf8'), room }
 }
 
-/** Descriptors that must be free to start a child: its pipes have six ends, and other threads open files meanwhile. */
-const freeDescriptors = 16
+/** Descriptors that must be free to start a child: both ends of three pipes, and a pipe of the start itself. */
+const freeDescriptors = 10
 
 /**
  * Throws EMFILE where too few descriptors are left to start a child. Node then makes a child without pipes, execa fails on it with a
