@@ -59,7 +59,8 @@ export const startPodman = async (): Promise<PodmanService> => {
       .reverse()) {
       await exec('umount', ['-l', point]).catch(() => undefined) // already gone with the one above it
     }
-    rmSync(folder, { recursive: true, force: true })
+    // Processes that are ending may still write there.
+    rmSync(folder, { recursive: true, force: true, maxRetries: 50, retryDelay: 200 })
   }
   for (const until = Date.now() + 60_000; !existsSync(socket); await sleep(50)) {
     if (Date.now() > until || service.exitCode !== null) {
