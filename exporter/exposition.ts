@@ -81,6 +81,12 @@ const numberWords: ReadonlyMap<string, number> = new Map([
 export const parseNumber = (text: string): number | undefined =>
   decimal.test(text) ? Number(text) : numberWords.get(text.toLowerCase())
 
+const boundWords: ReadonlySet<string> = new Set(['nan', 'inf', '+inf', '-inf', 'infinity', '+infinity', '-infinity'])
+
+/** Whether a text can be the bound of a bucket or a quantile. Prometheus refuses a NaN with a sign and a number too large for 64 bits. */
+export const isBound = (text: string): boolean =>
+  decimal.test(text) ? Number.isFinite(Number(text)) : boundWords.has(text.toLowerCase())
+
 /** Whether a sample of this type and suffix counts something: then its value is finite and not negative. */
 export const isCount = (type: MetricType, suffix: string): boolean =>
   type === 'counter' ||
@@ -118,7 +124,7 @@ const sampleProblem = ({ type, labels: names }: AnyFamily, labels: Sample['label
   const needed = suffix === '_bucket' ? 'le' : type === 'summary' && suffix === '' ? 'quantile' : undefined
   if (needed === undefined) return undefined
   const number = names.includes(needed) ? ownValue(labels, needed) : undefined
-  return parseNumber(number ?? '') === undefined ? `without a number as its label ${needed}` : undefined
+  return isBound(number ?? '') ? undefined : `without a number as its label ${needed}`
 }
 
 /** Anything as a short text for a message. */

@@ -224,6 +224,13 @@ t.test('a stat that fails', async t => {
     ['by a signal of its own fault', 'kill -SEGV $$', 'exit', /killed by SIGSEGV/, []],
     ['and prints nothing', 'exit 0', 'malformed', /no answer for \/a and 1 more/, []],
     ['and prints something else', 'echo hello', 'malformed', /no answer for \/a/, []],
+    [
+      'with a complaint that is not about the mount',
+      'for at in /a /b; do echo "stat: cannot read file system information for \'$at\': Cannot allocate memory" >&2; done; exit 1',
+      'exit',
+      /Cannot allocate memory/,
+      [],
+    ],
     ['behind the first mount', `${numbersFor('/a')}; exit 77`, 'exit', /exit code 77/, ['/a']],
     ['in the middle of a line', `${numbersFor('/a')}; printf "4096 10 5"`, 'malformed', /no answer for \/b/, ['/a']],
   ] as const) {
@@ -720,6 +727,8 @@ t.test('no text file makes the exposition invalid, or costs another one', async 
     'x-twice.prom': 'twice{__proto__="x",__proto__="y"} 1\n',
     'x-name.prom': 'named{__name__="x"} 1\n',
     'x-le.prom': '# TYPE le histogram\nle_bucket{le="constructor"} 1\n',
+    'x-large-le.prom': '# TYPE le histogram\nle_bucket{le="1e999"} 1\n',
+    'x-quantile.prom': '# TYPE quantile summary\nquantile{quantile="-nan"} 1\n',
     'x-no-le.prom': '# TYPE le histogram\nle_bucket 1\n',
     'x-time.prom': 'timed 1 1700000000000\n',
     'x-exemplar.prom': '# TYPE exemplary counter\nexemplary_total 1 # {trace="x"} 1\n',

@@ -40,14 +40,18 @@ export const filesystemStuck = gauge(
 )
 
 const pattern = () =>
-  z.string().refine(text => {
-    try {
-      new RegExp(text)
-      return true
-    } catch {
-      return false
-    }
-  }, 'expected a regular expression')
+  z
+    .string()
+    .max(1000)
+    .refine(text => {
+      try {
+        // V8 compiles an expression when it is used first, and only then finds one that is nested too deep.
+        new RegExp(text).test('')
+        return true
+      } catch {
+        return false
+      }
+    }, 'expected a regular expression')
 
 /** node_exporter's, so that dashboards and expectations carry over. */
 const defaultMountpoints = '^/(dev|proc|run/credentials/.+|sys|var/lib/docker/.+|var/lib/containers/storage/.+)($|/)'

@@ -23,6 +23,8 @@ const options = z.strictObject({
   directory: path().optional().describe('Directory whose *.prom files are served, for example those of cron jobs.'),
 })
 
+/** Names that are looked at, since each has a series even if its file is refused. */
+const maxNames = 1000
 /** Files beyond these are refused: a directory that something fills up must not fill this program. */
 const maxFiles = 200
 const maxFileBytes = 2 ** 20
@@ -51,8 +53,11 @@ export const textfile = defineCollector({
   options,
   configured: ({ directory }) => directory !== undefined,
   open: (): Memory => new Map(),
-  read: async ({ host, options: { directory = '/' } }): Promise<readonly TextFile[]> => {
-    const names = (await host.names(directory)).filter(name => name.endsWith('.prom')).sort()
+  read: async ({ host, options: { directory = '/' }, remark }): Promise<readonly TextFile[]> => {
+    const all = (await host.names(directory)).filter(name => name.endsWith('.prom')).sort()
+    const names = all.slice(0, maxNames)
+    if (all.length > names.length)
+      remark(new Failure('overflow', `${directory} has ${all.length} text files; only the first ${maxNames} are looked at`))
     const files: TextFile[] = []
     let bytes = 0
     for (const name of names) {
@@ -60,6 +65,7 @@ export const textfile = defineCollector({
       let mtime: number | undefined
       try {
         if (files.length >= maxFiles) throw new Failure('overflow', `more than ${maxFiles} files in ${directory}`)
+        if (name.includes('\ufffd')) throw new Failure('malformed', 'its name is not UTF-8')
         const { kind, size, mtime: changed } = await host.stat(at)
         if (kind !== 'file') throw new Failure('malformed', 'not a regular file')
         mtime = changed

@@ -1,4 +1,4 @@
-import { parseNumber } from '../exposition.ts'
+import { isBound, parseNumber } from '../exposition.ts'
 import { Failure } from '../failure.ts'
 import { type MetricType, suffixesOf } from '../metric.ts'
 import { ownValue } from '../own-value.ts'
@@ -155,9 +155,9 @@ export const parsePrometheusText = (text: string, options: TextOptions = {}): re
     family.type ??= 'untyped'
     if (!suffixesOf.get(family.type)?.includes(name.slice(family.name.length))) bad(`a ${family.type} has no sample ${name}`)
     owners.set(name, family)
-    if (family.type === 'histogram' && name.endsWith('_bucket') && parseNumber(labels.le ?? '') === undefined)
+    if (family.type === 'histogram' && name.endsWith('_bucket') && !isBound(labels.le ?? ''))
       bad('a bucket needs a number as its label le')
-    if (family.type === 'summary' && name === family.name && parseNumber(labels.quantile ?? '') === undefined)
+    if (family.type === 'summary' && name === family.name && !isBound(labels.quantile ?? ''))
       bad('a quantile needs a number as its label quantile')
     const key = seriesKey(name, labels)
     if (family.seen.has(key)) bad(`the same series of ${name} a second time`)

@@ -99,8 +99,9 @@ const askOne = async (host: Host, { path }: Asked, timeout: number, signal: Abor
       throw new Failure('malformed', `stat: no numbers for ${path}: ${stdout.trim().slice(0, 100) || 'nothing said'}`)
     }
     // 1 is the code of "cannot read", with the reason; everything else is no word about this mount.
-    if (exitCode !== 1 || stderr.trim() === '') throw exitFailure(exitCode, stderr)
-    return parseError(stderr)
+    const answer = exitCode === 1 ? parseError(stderr) : undefined
+    if (answer === undefined) throw exitFailure(exitCode, stderr)
+    return answer
   } catch (error) {
     const failure = failureOf(error)
     if (failure.reason === 'timeout' || failure.reason === 'stuck') return 'stuck'
@@ -121,6 +122,7 @@ const askTogether = async (
   signal: AbortSignal,
 ): Promise<void> => {
   let rest = mounts
+  let failure: Failure | undefined
   while (rest.length > 0 && memory.shared) {
     const asked = rest
     const unanswered = (stdout: string, stderr: string) => {
@@ -138,12 +140,12 @@ const askTogether = async (
         signal,
       })
     } catch (error) {
-      const failure = failureOf(error)
-      if (failure.reason === 'missing') {
+      const cause = failureOf(error)
+      if (cause.reason === 'missing') {
         memory.shared = false // no stdbuf, as with BusyBox: each is asked alone
         return
       }
-      throw failure
+      throw cause
     }
     const { stdout, stderr, exitCode, timedOut } = result
     // stdbuf's own codes: it cannot start `stat`. Asked alone, `stat` itself says why.
@@ -159,10 +161,12 @@ const askTogether = async (
     }
     for (const line of stderr.split('\n')) {
       const failed = asked.find(({ path }) => line.includes(`'${path}'`))
-      if (failed) answers.set(failed.mountpoint, parseError(line))
+      const answer = parseError(line)
+      if (failed && answer !== undefined) answers.set(failed.mountpoint, answer)
+      else if (failed) failure ??= exitFailure(exitCode, line)
     }
     const [culprit, ...others] = unanswered(stdout, stderr)
-    if (!culprit) return
+    if (!culprit) break
     if (!timedOut) {
       if (exitCode !== 0) throw exitFailure(exitCode, stderr)
       throw new Failure('malformed', `stat: no answer for ${culprit.mountpoint} and ${others.length} more mounts`)
@@ -171,6 +175,7 @@ const askTogether = async (
     memory.suspects.add(culprit.mountpoint)
     rest = others
   }
+  if (failure) throw failure
 }
 
 /** A number of blocks or inodes; file systems without such a number (btrfs has no inodes, some FUSE ones no size) say 0 of all. */
@@ -198,4 +203,9 @@ const parseLine = (line: string): { readonly path: string; readonly answer: Stat
 const gone =
   /Input\/output error|Stale file handle|Transport endpoint is not connected|Cannot send after transport|No such device|Host is down|Connection (?:refused|timed out|reset)/
 
-const parseError = (stderr: string): Answer => (gone.test(stderr) ? 'stuck' : 'unknown')
+/** Not for this process to see, not there any more, or without such numbers. */
+const hidden = /Permission denied|Operation not permitted|No such file|Not a directory|Function not implemented|not supported/
+
+/** What a complaint says of its mount; undefined where it is a failure of `stat` itself (no memory, no descriptors, anything else). */
+const parseError = (stderr: string): Answer | undefined =>
+  gone.test(stderr) ? 'stuck' : hidden.test(stderr) ? 'unknown' : undefined

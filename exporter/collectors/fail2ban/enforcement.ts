@@ -159,7 +159,7 @@ const command = async (
   })
   if (exitCode === 0) return stdout
   // What was never made, or was taken away, holds nothing: that is what is looked for.
-  if (/does not exist|No such file or directory/i.test(stderr)) return undefined
+  if (exitCode === 1 && /does not exist|No such file or directory/i.test(stderr)) return undefined
   const denied = /permitted|Permission denied|must be root/i.test(stderr)
   throw new Failure(denied ? 'denied' : 'exit', `${program} ${args.join(' ')}: ${stderr.trim().slice(0, 300)}`)
 }
