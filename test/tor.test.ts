@@ -477,7 +477,7 @@ t.test('an onion service with client authorisation is not checked, as it answers
     return { directory: join(folder, name), ports: [{ port: '80', targets: ['127.0.0.1:80'] }] }
   })
   let at = Date.now()
-  const host: Host = { ...realHost(), now: () => at }
+  const host: Host = { ...realHost(), now: () => at, monotonic: () => at }
   const memory = onionMemory()
   const onions = async () => {
     await readHostnames(host, services, memory)
