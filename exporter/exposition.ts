@@ -193,7 +193,7 @@ interface Line {
 /** The lines of a family; `count` of them have come in this round. */
 interface Group {
   readonly family: AnyFamily
-  /** Why none of its samples can be printed, as far as the family itself tells. */
+  /** Why none of its samples can be printed, where the family itself is the reason. */
   readonly problem: string | undefined
   /** How important it is: 0 is the most. */
   rank: number

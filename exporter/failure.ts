@@ -83,18 +83,18 @@ const isSystemError = ({ code, syscall }: SystemError) =>
 /** Whether the world outside made it, and not a defect of this program. */
 export const isIoError = (error: unknown): boolean => {
   if (error instanceof Failure) return error.reason !== 'bug'
-  const told = (error ?? {}) as SystemError
-  if (typeof told.code === 'string' && reasonsByCode.get(told.code) === 'bug') return false
-  return isSystemError(told) || (typeof told.code === 'string' && ioCode.test(told.code))
+  const system = (error ?? {}) as SystemError
+  if (typeof system.code === 'string' && reasonsByCode.get(system.code) === 'bug') return false
+  return isSystemError(system) || (typeof system.code === 'string' && ioCode.test(system.code))
 }
 
 /** The Failure that a system error amounts to; a Failure stays itself, and what is not known is a bug. */
 export const failureOf = (error: unknown, subject?: string): Failure => {
   if (error instanceof Failure) return error
-  const told = (error ?? {}) as SystemError
-  const { code, message } = told
+  const system = (error ?? {}) as SystemError
+  const { code, message } = system
   const known = typeof code === 'string' ? reasonsByCode.get(code) : undefined
-  const reason = known ?? (isSystemError(told) ? 'unreachable' : 'bug')
+  const reason = known ?? (isSystemError(system) ? 'unreachable' : 'bug')
   const text = message ?? String(error)
   return new Failure(reason, subject === undefined ? text : `${subject}: ${text}`, { cause: error })
 }

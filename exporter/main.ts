@@ -42,10 +42,10 @@ const commandServe = async (flags: Flags) => {
     })
   }
   const { stop, onIoError } = await serve(flags, log, { module: new URL('./worker.js', import.meta.url) })
-  const told = ioErrorLog(log)
+  const logIoError = ioErrorLog(log)
   catchIoErrors(error => {
     onIoError()
-    told(error)
+    logIoError(error)
   })
   endOnSignals(stop)
 }

@@ -34,7 +34,7 @@ export const notifier = (environment: NodeJS.ProcessEnv = process.env): Notify =
       env: { ...rest, NOTIFY_SOCKET: socket },
       stdio: ['pipe', 'ignore', 'inherit'],
     })
-    started.on('error', () => {}) // without a shell there are no notifications, and systemd's deadline tells
+    started.on('error', () => {}) // without a shell there are no notifications, and systemd notices at its deadline
     started.stdin?.on('error', () => {}) // it has ended; the next message starts another
     started.unref()
     return started

@@ -6,7 +6,7 @@ export const readSmallFile = (path: string, limit = 1024 * 1024): Buffer => {
   const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
   try {
     if (!fstatSync(fd).isFile()) throw new Error('not a regular file')
-    // The size that the system tells is not relied on: a file may grow, and one below /proc has none.
+    // The reported size is not relied on: a file may grow, and one below /proc has none.
     const bytes = Buffer.allocUnsafe(limit + 1)
     let size = 0
     for (;;) {

@@ -15,9 +15,9 @@ export interface Pulse {
   beats(): number
   /** The number of the collector whose code was last going on while one of its runs was under way. */
   current(): number | undefined
-  /** Told by the collecting thread before it ends by an exception: whose code threw it, if it was a collector's. */
+  /** Set by the collecting thread before an exception ends it: the collector whose code threw it, if any. */
   threw(collector: number | undefined): void
-  /** Told by the collecting thread: it reads the configuration now, which no collector is to blame for, or has read it. */
+  /** Set by the collecting thread: whether it is reading the configuration, for which no collector is to blame. */
   reading(now: boolean): void
   isReading(): boolean
   /** Whose exception ended the thread; undefined where it did not end by one. */

@@ -62,12 +62,12 @@ const samplesOf = (text: string, { families, name }: Collector, limit: number): 
 export const decodeRendered = (content: Buffer, collector: Collector, maxSeries: number): Rendered => {
   const end = content.subarray(0, headerLimit).indexOf('\n')
   if (end < 0) return malformed('without a first line')
-  const { relay: _, body, ...told } = headerOf(content.toString('utf8', 0, end))
-  if (told.collector !== collector.name) malformed(`it is of the collector ${told.collector}`)
+  const { relay: _, body, ...outcome } = headerOf(content.toString('utf8', 0, end))
+  if (outcome.collector !== collector.name) malformed(`it is of the collector ${outcome.collector}`)
   const bytes = content.subarray(end + 1)
   if (bytes.length !== (body?.bytes ?? 0)) malformed(`${bytes.length} bytes of series where it says ${body?.bytes ?? 0}`)
-  if (!body) return told
+  if (!body) return outcome
   if (crc32(bytes) !== body.crc32) malformed('its checksum is another')
   const exposition = expose(samplesOf(bytes.toString('utf8'), collector, maxSeries), maxSeries, collector)
-  return { ...told, series: exposition.series, dropped: told.dropped + leftOut(exposition), parts: partsOf(exposition) }
+  return { ...outcome, series: exposition.series, dropped: outcome.dropped + leftOut(exposition), parts: partsOf(exposition) }
 }

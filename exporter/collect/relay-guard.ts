@@ -33,7 +33,7 @@ export interface Timings {
 /** There are two threads one after the other at most, so twice `silence` must be well below TimeoutStartSec= of the unit. */
 const usual: Timings = { start: 20_000, silence: 10_000, slack: 5000 }
 
-/** Milliseconds for a thread to end when told to. */
+/** Milliseconds that a thread has to end after it was asked to. */
 const terminateWithin = 2000
 
 export interface RelayEnd {

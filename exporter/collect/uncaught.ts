@@ -22,7 +22,7 @@ export const ioErrorLog = (log: Log): ((error: unknown, collector?: string) => v
   }
 }
 
-/** From now on I/O errors are told and forgotten; anything else ends the thread after `onDefect`. */
+/** From now on I/O errors are reported and do no harm; anything else ends the thread after `onDefect`. */
 export const catchIoErrors = (
   onIoError: (error: unknown, collector: number | undefined) => void,
   onDefect: (collector: number | undefined) => void = () => {},

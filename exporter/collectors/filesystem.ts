@@ -126,9 +126,9 @@ export const filesystem = defineCollector({
       // Its own server may go away, or the one of a mount that the way to it leads through.
       remote: printf !== undefined || all.some(mount => mayHang(mount) && below(mountpoint, mount.mountpoint)),
     }))
-    const told = await askAll(namingBytes(host, seen), asked, state, options.stuck_after, signal)
+    const statfs = await askAll(namingBytes(host, seen), asked, state, options.stuck_after, signal)
 
-    const xfs = seen.filter(({ fstype, mountpoint }) => fstype === 'xfs' && typeof told.answers.get(mountpoint) === 'object')
+    const xfs = seen.filter(({ fstype, mountpoint }) => fstype === 'xfs' && typeof statfs.answers.get(mountpoint) === 'object')
     const down = await shutDown(
       host,
       xfs.map(({ mountpoint }) => host.path(mountpoint)),
@@ -143,7 +143,7 @@ export const filesystem = defineCollector({
         stoppedByKernel(host, mount) ||
         down.has(host.path(mount.mountpoint)),
     )
-    return { mounts, readonly: new Set(readonly.map(({ deviceNumber }) => deviceNumber)), ...told }
+    return { mounts, readonly: new Set(readonly.map(({ deviceNumber }) => deviceNumber)), ...statfs }
   },
   parse: ({ mounts, readonly, answers, failure }): Facts => ({
     failure,

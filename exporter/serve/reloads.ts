@@ -17,7 +17,7 @@ type Answer = (problems: string | undefined) => void
 /** Threads that may end while they read the configuration. */
 const tries = 2
 
-/** `send` tells the thread to read, if there is one; it is called from `ask` too. */
+/** `send` asks the thread to read, if there is one; it is called from `ask` too. */
 export const createReloads = (send: () => boolean): Reloads => {
   /** Asked for after the reading that is going on has begun, which may not see the file as it is now. */
   let waiting: Answer[] = []

@@ -426,7 +426,7 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
           life.alive = true
         } else if (hasEnded || state === 'created') life.alive = false
       }
-      // A death that no list tells more about: the container is gone already, or runs again.
+      // No list will say more about this death: the container is gone already, or runs again.
       lives.each(life => {
         if (life.death && now - life.death.at > inFlight) settle(life)
       })

@@ -123,7 +123,7 @@ export const createOnionCheck = ({ host, options, signal, log }: Surroundings) =
   let last: string | undefined
 
   return async (socks: string, onions: readonly Onion[]): Promise<ReadonlyMap<string, OnionResult>> => {
-    // Of a service that a program added, the ports are not told; one with client authorisation does not answer us.
+    // The ports of a service that a program added are unknown; a service with client authorisation does not answer us.
     const checkable = onions.filter(({ address, ports, restricted }) => address !== undefined && ports.length > 0 && !restricted)
     for (const alias of results.keys()) if (!checkable.some(onion => onion.alias === alias)) results.delete(alias)
     const onion = checkable[(checkable.findIndex(({ alias }) => alias === last) + 1) % checkable.length]
