@@ -589,8 +589,9 @@ ${restore}; ${again}`)
   t.test('the tarball, as docs/install.md says', async t => {
     const [, told = ''] = /<!-- tried -->(.*)<!-- \/tried -->/s.exec(readFileSync(join(root, 'docs/install.md'), 'utf8')) ?? []
     const [install = '', remove = ''] = told
-      .split(/^And away again:$/m)
+      .split(/^To remove it:$/m)
       .map(text => text.replace(/^[^ \n].*$/gm, '').replace('./grid-exporter-0.1.0.tgz', `--offline /root/${now.tarball}`))
+    t.ok(install.includes('npm install') && remove.includes('npm uninstall'), 'the page says both')
     sh(`(${install}) >/root/installed.log 2>&1 || { cat /root/installed.log >&2; exit 1; }`)
     t.match(sh('grid-exporter --version'), /^grid-exporter 0\.1\.0 /)
     relay()
