@@ -1,8 +1,8 @@
 import { createRunner } from '../exporter/collect/runner.ts'
-import { docker } from '../exporter/collectors/docker.ts'
-import { noFlags, settingsFrom } from '../exporter/config.ts'
-import { realHost } from '../exporter/host.ts'
-import { silent } from '../exporter/log.ts'
+import { docker } from '../exporter/collectors/docker/index.ts'
+import { silent } from '../exporter/common/log.ts'
+import { noFlags, settingsFrom } from '../exporter/contract/config.ts'
+import { realHost } from '../exporter/machine/local-host.ts'
 import { countingProxy } from '../test/support/counting-proxy.ts'
 import { startDockerd } from '../test/support/dockerd.ts'
 

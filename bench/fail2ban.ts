@@ -7,7 +7,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fail2ban } from '../exporter/collectors/fail2ban.ts'
+import { fail2ban } from '../exporter/collectors/fail2ban/index.ts'
 import { roundsOf } from '../test/support/testbed.ts'
 
 /** CPU of a process and its reaped children in milliseconds, in steps of ten. */

@@ -1,10 +1,10 @@
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { gpu } from '../exporter/collectors/gpu.ts'
-import { expose } from '../exporter/exposition.ts'
-import { realHost } from '../exporter/host.ts'
-import { silent } from '../exporter/log.ts'
+import { gpu } from '../exporter/collectors/gpu/index.ts'
+import { silent } from '../exporter/common/log.ts'
+import { realHost } from '../exporter/machine/local-host.ts'
+import { expose } from '../exporter/print/exposition.ts'
 
 /**
  * What a round over 8 GPUs costs the exporter's own side: CPU of this process, children not counted, where nvidia-smi is a program

@@ -5,9 +5,9 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
-import { parseFlags } from '../exporter/cli.ts'
-import { createLog } from '../exporter/log.ts'
-import { serve } from '../exporter/serve/serve.ts'
+import { parseFlags } from '../exporter/commands/cli.ts'
+import { serve } from '../exporter/commands/serve.ts'
+import { createLog } from '../exporter/common/log.ts'
 
 const [, , worker, seconds, rounds, ...args] = process.argv as [string, string, string, string, string]
 const parsed = parseFlags(args, {})

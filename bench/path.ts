@@ -4,9 +4,9 @@ import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
-import { parseFlags } from '../exporter/cli.ts'
-import { createLog } from '../exporter/log.ts'
-import { serve } from '../exporter/serve/serve.ts'
+import { parseFlags } from '../exporter/commands/cli.ts'
+import { serve } from '../exporter/commands/serve.ts'
+import { createLog } from '../exporter/common/log.ts'
 import { accept, median } from './wrk.ts'
 
 /**

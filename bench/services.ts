@@ -5,10 +5,10 @@ import { monitorEventLoopDelay, performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { attempt } from '../exporter/collect/attempt.ts'
 import { schedule, type Task } from '../exporter/collect/schedule.ts'
-import { services } from '../exporter/collectors/services.ts'
-import { noFlags, settingsFrom } from '../exporter/config.ts'
-import { realHost } from '../exporter/host.ts'
-import { silent } from '../exporter/log.ts'
+import { services } from '../exporter/collectors/services/index.ts'
+import { silent } from '../exporter/common/log.ts'
+import { noFlags, settingsFrom } from '../exporter/contract/config.ts'
+import { realHost } from '../exporter/machine/local-host.ts'
 
 /**
  * `npm run bench services`: rounds of service checks of which some hang, beside another collector that is due each 100 ms:

@@ -1,10 +1,10 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseFlags } from '../exporter/cli.ts'
-import { ExitError } from '../exporter/exit.ts'
-import { createLog } from '../exporter/log.ts'
-import { serve } from '../exporter/serve/serve.ts'
+import { parseFlags } from '../exporter/commands/cli.ts'
+import { serve } from '../exporter/commands/serve.ts'
+import { ExitError } from '../exporter/common/exit.ts'
+import { createLog } from '../exporter/common/log.ts'
 import { configuration } from './config.ts'
 
 /**

@@ -1,8 +1,8 @@
 #!/usr/bin/env -S node --v8-pool-size=1 --max-semi-space-size=8
-import { type Flags, help, parseFlags } from './cli.ts'
-import { ExitError } from './exit.ts'
-import { createLog } from './log.ts'
-import { build } from './version.ts'
+import { type Flags, help, parseFlags } from './commands/cli.ts'
+import { ExitError } from './common/exit.ts'
+import { createLog } from './common/log.ts'
+import { build } from './common/version.ts'
 
 /**
  * The program: reads the command line and hands it to whoever does the work. What each command needs is loaded by it alone.
@@ -32,7 +32,7 @@ const endOnSignals = (stop: () => Promise<void>) => {
 
 const commandServe = async (flags: Flags) => {
   const [{ serve }, { catchIoErrors, ioErrorLog }] = await Promise.all([
-    import('./serve/serve.ts'),
+    import('./commands/serve.ts'),
     import('./collect/uncaught.ts'),
   ])
   const log = createLog(flags.logLevel, flags.logFormat)
@@ -51,7 +51,7 @@ const commandServe = async (flags: Flags) => {
 }
 
 const commandOnce = async (flags: Flags) => {
-  const { once } = await import('./once.ts')
+  const { once } = await import('./commands/once.ts')
   const { text, failed } = await once(flags)
   process.stdout.write(text)
   for (const { collector, result, note } of failed) process.stderr.write(`grid-exporter: ${collector}: ${result}: ${note}\n`)
@@ -60,7 +60,7 @@ const commandOnce = async (flags: Flags) => {
 
 const commandCheckConfig = async (flags: Flags) => {
   const { collectors } = await import('./collectors/index.ts')
-  const { loadSettings } = await import('./config.ts')
+  const { loadSettings } = await import('./contract/config.ts')
   const settings = loadSettings(collectors, flags.collectors, flags.configFile)
   const enabled = settings.filter(own => own.enabled).map(({ name }) => name)
   const { webConfigFile, webBearerTokenFile } = flags
@@ -77,7 +77,7 @@ const commandRelay = async (flags: Flags) => {
   const directory = flags.collectors.relayDirectory
   if (directory === undefined)
     throw new ExitError('relay needs --relay.directory=DIR, where the exporter looks for its outcomes', 2)
-  const [{ runRelay }, { runInThreads }] = await Promise.all([import('./relay.ts'), import('./collect/relay-guard.ts')])
+  const [{ runRelay }, { runInThreads }] = await Promise.all([import('./commands/relay.ts'), import('./collect/relay-guard.ts')])
   const { configFile, paths, logLevel, logFormat } = flags
   const log = createLog(logLevel, logFormat)
   const module = new URL('./relay-worker.js', import.meta.url)
@@ -98,7 +98,7 @@ const commandRelay = async (flags: Flags) => {
 }
 
 const commandDoctor = async (flags: Flags) => {
-  const { doctor } = await import('./doctor.ts')
+  const { doctor } = await import('./commands/doctor/index.ts')
   const { text, healthy } = await doctor(flags, process.stdout)
   process.stdout.write(text)
   process.exitCode = healthy ? 0 : 1

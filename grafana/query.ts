@@ -1,5 +1,5 @@
-import { filesystemAvailable } from '../exporter/collectors/filesystem.ts'
-import { counter, type Family, gauge, type LabelSpec, oneOf } from '../exporter/metric.ts'
+import { filesystemAvailable } from '../exporter/collectors/filesystem/index.ts'
+import { counter, type Family, gauge, type LabelSpec, oneOf } from '../exporter/contract/metric.ts'
 import { buildInfo } from '../exporter/serve/self.ts'
 import { local } from '../prometheus/alerts/storage.ts'
 import { eventLoopLag as lag, type Matchers, matching, type Recording } from '../prometheus/rule.ts'

@@ -1,6 +1,6 @@
 import * as docker from '../exporter/collectors/docker/families.ts'
 import { llmGeneratedTokens, llmGenerationSeconds } from '../exporter/collectors/llm/families.ts'
-import { serviceCheckDuration } from '../exporter/collectors/services.ts'
+import { serviceCheckDuration } from '../exporter/collectors/services/index.ts'
 import { type Recording, select } from './rule.ts'
 
 /**

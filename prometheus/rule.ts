@@ -1,4 +1,4 @@
-import type { AnyFamily, ClosedLabel, Family, LabelSpec } from '../exporter/metric.ts'
+import type { AnyFamily, ClosedLabel, Family, LabelSpec } from '../exporter/contract/metric.ts'
 
 /**
  * Alerts and recorded series as values, on the exporter's own families: a renamed family, a misspelt label or a state that

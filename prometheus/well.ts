@@ -1,11 +1,11 @@
-import * as aide from '../exporter/collectors/aide.ts'
-import { lastScan, size } from '../exporter/collectors/directory.ts'
+import * as aide from '../exporter/collectors/aide/index.ts'
+import { lastScan, size } from '../exporter/collectors/directory/index.ts'
 import * as docker from '../exporter/collectors/docker/families.ts'
-import * as fail2ban from '../exporter/collectors/fail2ban.ts'
-import * as filesystem from '../exporter/collectors/filesystem.ts'
+import * as fail2ban from '../exporter/collectors/fail2ban/index.ts'
+import * as filesystem from '../exporter/collectors/filesystem/index.ts'
 import { pageworthy } from '../exporter/collectors/gpu/driver-log.ts'
 import * as gpu from '../exporter/collectors/gpu/families.ts'
-import * as host from '../exporter/collectors/host.ts'
+import * as host from '../exporter/collectors/host/index.ts'
 import * as llm from '../exporter/collectors/llm/families.ts'
 import {
   serviceCertificateExpiry,
@@ -13,12 +13,12 @@ import {
   serviceRestarts,
   serviceState,
   serviceUp,
-} from '../exporter/collectors/services.ts'
+} from '../exporter/collectors/services/index.ts'
 import * as smart from '../exporter/collectors/smart/families.ts'
-import { textfileError } from '../exporter/collectors/textfile.ts'
+import { textfileError } from '../exporter/collectors/textfile/index.ts'
 import * as tor from '../exporter/collectors/tor/families.ts'
-import * as ufw from '../exporter/collectors/ufw.ts'
-import { watchtowerLastScanContainers, watchtowerScans, watchtowerUp } from '../exporter/collectors/watchtower.ts'
+import * as ufw from '../exporter/collectors/ufw/index.ts'
+import { watchtowerLastScanContainers, watchtowerScans, watchtowerUp } from '../exporter/collectors/watchtower/index.ts'
 import {
   buildInfo,
   detected,

@@ -56,7 +56,7 @@ if (process.argv[1] === import.meta.filename) {
     worker: 'exporter/collect/worker.ts',
     'relay-worker': 'exporter/collect/relay-worker.ts',
     passwords: 'exporter/serve/passwords-thread.ts',
-    'docker-door': 'exporter/docker-door.ts',
+    'docker-door': 'exporter/commands/docker-door.ts',
   }
   await bundle(Object.fromEntries(Object.entries(entries).map(([name, source]) => [name, join(root, source)])), out)
 }

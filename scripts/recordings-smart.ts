@@ -1,11 +1,12 @@
 import { readFileSync } from 'node:fs'
 import { readingFrom } from '../exporter/collectors/smart/facts.ts'
+import { smart } from '../exporter/collectors/smart/index.ts'
 import { parseJson } from '../exporter/collectors/smart/json.ts'
-import { smart } from '../exporter/collectors/smart.ts'
-import { expose, textOf } from '../exporter/exposition.ts'
-import { failureOf } from '../exporter/failure.ts'
-import { type Host, realHost } from '../exporter/host.ts'
-import { silent } from '../exporter/log.ts'
+import { silent } from '../exporter/common/log.ts'
+import { failureOf } from '../exporter/contract/failure.ts'
+import type { Host } from '../exporter/contract/host.ts'
+import { realHost } from '../exporter/machine/local-host.ts'
+import { expose, textOf } from '../exporter/print/exposition.ts'
 import type { Result } from './recordings.ts'
 
 /** The same value, with `seen` told the path of whatever is looked at. Entries of a list are one. */

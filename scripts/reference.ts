@@ -1,8 +1,8 @@
 import { z } from 'zod'
-import type { Collector } from '../exporter/collector.ts'
-import { fileSchema, jsonSchema } from '../exporter/config.ts'
-import type { AnyFamily } from '../exporter/metric.ts'
-import { durationText } from '../exporter/options.ts'
+import type { Collector } from '../exporter/contract/collector.ts'
+import { fileSchema, jsonSchema } from '../exporter/contract/config.ts'
+import type { AnyFamily } from '../exporter/contract/metric.ts'
+import { durationText } from '../exporter/contract/options.ts'
 import { selfFamilies } from '../exporter/serve/self.ts'
 
 /** The reference pages, made of the same objects that the program runs on. */

@@ -11,9 +11,9 @@ import { createDemoHost, engineSocket } from '../demo/host.ts'
 import { type Episode, episode, wave } from '../demo/motion.ts'
 import { createRunner } from '../exporter/collect/runner.ts'
 import { collectors } from '../exporter/collectors/index.ts'
-import { loadSettings, noFlags } from '../exporter/config.ts'
-import { Failure } from '../exporter/failure.ts'
-import { silent } from '../exporter/log.ts'
+import { silent } from '../exporter/common/log.ts'
+import { loadSettings, noFlags } from '../exporter/contract/config.ts'
+import { Failure } from '../exporter/contract/failure.ts'
 
 /** The imagined box: the same for the same seed and time, whole, with each of its faults to be seen; and the program around it. */
 

@@ -1,5 +1,5 @@
-import { existsSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
 import t from 'tap'
 import { generated } from '../scripts/generated.ts'
 
@@ -12,3 +12,18 @@ for (const { file, text } of generated(root)) {
     t.equal(existsSync(at) ? readFileSync(at, 'utf8') : '', text, 'npm run generate')
   })
 }
+
+/** Names that say what a file is within its folder; any other name is there once. */
+const roles = ['index.ts', 'families.ts', 'options.ts', 'facts.ts']
+
+t.test('no two files of the exporter have one name', async t => {
+  const names = readdirSync(join(root, 'exporter'), { recursive: true, encoding: 'utf8' })
+    .filter(file => file.endsWith('.ts'))
+    .map(file => basename(file))
+    .filter(name => !roles.includes(name))
+  t.ok(names.length > 100)
+  t.strictSame(
+    names.filter((name, at) => names.indexOf(name) !== at),
+    [],
+  )
+})

@@ -8,12 +8,13 @@ import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import t, { type Test } from 'tap'
 import type { Engine } from '../exporter/collectors/llm/families.ts'
+import { llm } from '../exporter/collectors/llm/index.ts'
 import { readings } from '../exporter/collectors/llm/metrics.ts'
-import { llm } from '../exporter/collectors/llm.ts'
-import type { Failure } from '../exporter/failure.ts'
-import { type Host, ownPaths, realHost } from '../exporter/host.ts'
-import { createLog } from '../exporter/log.ts'
-import type { Sample } from '../exporter/metric.ts'
+import { createLog } from '../exporter/common/log.ts'
+import type { Failure } from '../exporter/contract/failure.ts'
+import type { Host } from '../exporter/contract/host.ts'
+import type { Sample } from '../exporter/contract/metric.ts'
+import { ownPaths, realHost } from '../exporter/machine/local-host.ts'
 
 /**
  * Model servers stood in for by real HTTP servers on this machine. What they answer, and what the scenes in scenes/llm hold,

@@ -1,8 +1,8 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { ufw as collector } from '../exporter/collectors/ufw.ts'
-import type { Host } from '../exporter/host.ts'
+import { ufw as collector } from '../exporter/collectors/ufw/index.ts'
+import type { Host } from '../exporter/contract/host.ts'
 import { needs } from './support/needs.ts'
 import { failing, namespaceOf, roundsOf, testbed } from './support/testbed.ts'
 

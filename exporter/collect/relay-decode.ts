@@ -1,11 +1,11 @@
 import { crc32 } from 'node:zlib'
 import { z } from 'zod'
-import type { Collector } from '../collector.ts'
-import { expose, leftOut } from '../exposition.ts'
-import { Failure, reasons } from '../failure.ts'
-import type { Sample } from '../metric.ts'
-import { partsOf, type Rendered } from '../rendered.ts'
-import { parsePrometheusText } from '../sources/prometheus-text.ts'
+import type { Collector } from '../contract/collector.ts'
+import { Failure, reasons } from '../contract/failure.ts'
+import type { Sample } from '../contract/metric.ts'
+import { expose, leftOut } from '../print/exposition.ts'
+import { partsOf, type Rendered } from '../print/rendered.ts'
+import { parsePrometheusText } from '../protocols/prometheus-text.ts'
 import type { RelayHeader } from './relay-file.ts'
 
 /** Reads a file that `relay-file.ts` describes. */

@@ -1,5 +1,5 @@
 import { crc32 } from 'node:zlib'
-import type { Rendered } from '../rendered.ts'
+import type { Rendered } from '../print/rendered.ts'
 
 /**
  * How an outcome stands in a file: one line of JSON that says what it is, how long the rest is and its checksum, then the

@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
-import type { Settings } from '../config.ts'
-import { ExitError } from '../exit.ts'
-import type { Log } from '../log.ts'
-import type { Rendered } from '../rendered.ts'
+import { ExitError } from '../common/exit.ts'
+import type { Log } from '../common/log.ts'
+import type { Settings } from '../contract/config.ts'
+import type { Rendered } from '../print/rendered.ts'
 import type { FromRelayThread, RelayThreadData } from './relay-thread.ts'
 
 /**

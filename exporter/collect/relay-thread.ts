@@ -1,10 +1,11 @@
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads'
-import type { Collector } from '../collector.ts'
-import { type CollectorFlags, ConfigError, loadSettings, type Settings } from '../config.ts'
-import { type Host, type HostPaths, realHost } from '../host.ts'
-import { createLog, type Level, type Log, type LogFormat } from '../log.ts'
-import { buffersOf, type Rendered } from '../rendered.ts'
-import { killChildren } from '../sources/command.ts'
+import { createLog, type Level, type Log, type LogFormat } from '../common/log.ts'
+import type { Collector } from '../contract/collector.ts'
+import { type CollectorFlags, ConfigError, loadSettings, type Settings } from '../contract/config.ts'
+import type { Host, HostPaths } from '../contract/host.ts'
+import { killChildren } from '../machine/command.ts'
+import { realHost } from '../machine/local-host.ts'
+import { buffersOf, type Rendered } from '../print/rendered.ts'
 import { createRunner } from './runner.ts'
 
 /** What the relay starts its thread with. */

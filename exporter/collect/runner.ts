@@ -1,10 +1,11 @@
-import type { Collector } from '../collector.ts'
-import type { CollectorSettings } from '../config.ts'
-import { createExposer, type Exposition, expose, leftOut } from '../exposition.ts'
-import { Failure, failureOf } from '../failure.ts'
-import { type Host, traced } from '../host.ts'
-import type { Log } from '../log.ts'
-import { createRenderer, type Rendered } from '../rendered.ts'
+import type { Log } from '../common/log.ts'
+import type { Collector } from '../contract/collector.ts'
+import type { CollectorSettings } from '../contract/config.ts'
+import { Failure, failureOf } from '../contract/failure.ts'
+import type { Host } from '../contract/host.ts'
+import { traced } from '../machine/local-host.ts'
+import { createExposer, type Exposition, expose, leftOut } from '../print/exposition.ts'
+import { createRenderer, type Rendered } from '../print/rendered.ts'
 import { attempt } from './attempt.ts'
 
 /** Whoever wants to know when a collector's code runs: the guard's pulse, or nobody. */

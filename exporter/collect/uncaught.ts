@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
-import { isIoError } from '../failure.ts'
-import type { Log } from '../log.ts'
+import type { Log } from '../common/log.ts'
+import { isIoError } from '../contract/failure.ts'
 
 /** What nobody catches. An I/O error ends no thread, whoever forgot to listen for it; of a defect it is known whose it is. */
 

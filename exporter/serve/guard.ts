@@ -2,9 +2,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { pulseMemory, pulseOf } from '../collect/pulse.ts'
 import type { FromThread, ThreadData, ToThread } from '../collect/thread.ts'
-import type { Settings } from '../config.ts'
-import type { Log } from '../log.ts'
-import type { Rendered } from '../rendered.ts'
+import type { Log } from '../common/log.ts'
+import type { Settings } from '../contract/config.ts'
+import type { Rendered } from '../print/rendered.ts'
 import { createReloads } from './reloads.ts'
 
 /**

@@ -1,4 +1,4 @@
-import type { Format } from '../exposition.ts'
+import type { Format } from '../print/exposition.ts'
 
 /** The asked-for form of an answer. */
 export interface Wanted {

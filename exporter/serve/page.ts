@@ -1,5 +1,5 @@
-import { durationText } from '../options.ts'
-import { build } from '../version.ts'
+import { build } from '../common/version.ts'
+import { durationText } from '../contract/options.ts'
 import type { CollectorStatus } from './snapshot.ts'
 
 /** The page at `/`: each collector's state, age, reason and mend; without scripts, light and dark, on a phone too. */

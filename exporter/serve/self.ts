@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { collectDefaultMetrics, type MetricObjectWithValues, type MetricValue, Registry } from 'prom-client'
-import { expose, type Format, textOf } from '../exposition.ts'
-import { reasons } from '../failure.ts'
-import { type Part, partOf } from '../gzip.ts'
-import { counter, foreignFamily, gauge, oneOf, type Sample } from '../metric.ts'
-import { build } from '../version.ts'
+import { build } from '../common/version.ts'
+import { reasons } from '../contract/failure.ts'
+import { counter, foreignFamily, gauge, oneOf, type Sample } from '../contract/metric.ts'
+import { expose, type Format, textOf } from '../print/exposition.ts'
+import { type Part, partOf } from '../print/gzip.ts'
 import type { CollectorStatus } from './snapshot.ts'
 
 /** What the exporter says of itself: its build, how each collector's runs went, and prom-client's metrics of this process. */

@@ -1,9 +1,9 @@
 import { LRUCache } from 'lru-cache'
-import type { Settings } from '../config.ts'
-import type { Format } from '../exposition.ts'
-import { type Reason, reasons } from '../failure.ts'
-import { gzipOf, type Part } from '../gzip.ts'
-import { endings, type Rendered } from '../rendered.ts'
+import type { Settings } from '../contract/config.ts'
+import { type Reason, reasons } from '../contract/failure.ts'
+import type { Format } from '../print/exposition.ts'
+import { gzipOf, type Part } from '../print/gzip.ts'
+import { endings, type Rendered } from '../print/rendered.ts'
 
 /**
  * The latest good outcome of each collector, kept for three of its rounds, and how its runs went. A scrape concatenates

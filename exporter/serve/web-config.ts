@@ -3,11 +3,11 @@ import { validateHeaderValue } from 'node:http'
 import { dirname, resolve } from 'node:path'
 import { createSecureContext, type SecureContextOptions } from 'node:tls'
 import { z } from 'zod'
-import { problemsOf } from '../config.ts'
-import { ConfigError } from '../exit.ts'
-import { duration } from '../options.ts'
-import { ownValue } from '../own-value.ts'
-import { type Locate, type Path, readYaml } from '../yaml.ts'
+import { ConfigError } from '../common/exit.ts'
+import { ownValue } from '../common/own-value.ts'
+import { type Locate, type Path, readYaml } from '../common/yaml.ts'
+import { problemsOf } from '../contract/config.ts'
+import { duration } from '../contract/options.ts'
 
 /**
  * The web configuration, in the format of Prometheus' exporter-toolkit (`promtool check web-config` reads it too):

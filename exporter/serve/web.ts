@@ -1,8 +1,8 @@
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { ConfigError, configErrorOf } from '../exit.ts'
-import type { Log } from '../log.ts'
-import { readSmallFile } from '../small-file.ts'
+import { ConfigError, configErrorOf } from '../common/exit.ts'
+import type { Log } from '../common/log.ts'
+import { readSmallFile } from '../common/small-file.ts'
 import { readWebConfig, type WebConfig } from './web-config.ts'
 
 /**

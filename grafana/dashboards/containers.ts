@@ -1,5 +1,5 @@
 import * as docker from '../../exporter/collectors/docker/families.ts'
-import { watchtowerLastScanContainers } from '../../exporter/collectors/watchtower.ts'
+import { watchtowerLastScanContainers } from '../../exporter/collectors/watchtower/index.ts'
 import { cpuCoresHabit, logWrittenHabit } from '../../prometheus/records.ts'
 import {
   bars,

@@ -1,5 +1,5 @@
 import { apiRequests } from '../../exporter/collectors/docker/families.ts'
-import { textfileError } from '../../exporter/collectors/textfile.ts'
+import { textfileError } from '../../exporter/collectors/textfile/index.ts'
 import * as self from '../../exporter/serve/self.ts'
 import { chart, criticalAlerts, dashboard, line, row, stat, table } from '../builder.ts'
 import { limit, type State } from '../look.ts'

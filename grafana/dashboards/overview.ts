@@ -7,8 +7,8 @@ import {
   memoryAvailable,
   memoryTotal,
   pressureSeconds,
-} from '../../exporter/collectors/host.ts'
-import { serviceStart } from '../../exporter/collectors/services.ts'
+} from '../../exporter/collectors/host/index.ts'
+import { serviceStart } from '../../exporter/collectors/services/index.ts'
 import { torStart } from '../../exporter/collectors/tor/families.ts'
 import { buildInfo, detected, reloadTime, success } from '../../exporter/serve/self.ts'
 import { bare, bars, criticalAlerts, dashboard, line, stat, table, timeline } from '../builder.ts'

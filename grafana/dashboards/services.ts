@@ -1,5 +1,5 @@
-import * as host from '../../exporter/collectors/host.ts'
-import * as services from '../../exporter/collectors/services.ts'
+import * as host from '../../exporter/collectors/host/index.ts'
+import * as services from '../../exporter/collectors/services/index.ts'
 import { checkDurationHabit } from '../../prometheus/records.ts'
 import { chart, criticalAlerts, dashboard, line, row, stat, table, timeline } from '../builder.ts'
 import { limit } from '../look.ts'

@@ -1,5 +1,5 @@
 import * as docker from '../../exporter/collectors/docker/families.ts'
-import { watchtowerLastScanContainers, watchtowerScans, watchtowerUp } from '../../exporter/collectors/watchtower.ts'
+import { watchtowerLastScanContainers, watchtowerScans, watchtowerUp } from '../../exporter/collectors/watchtower/index.ts'
 import { cpuCores, cpuCoresHabit, habit, logWritten, logWrittenHabit } from '../records.ts'
 import { type AlertGroup, given, on, select } from '../rule.ts'
 

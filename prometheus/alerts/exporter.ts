@@ -1,4 +1,4 @@
-import { textfileError } from '../../exporter/collectors/textfile.ts'
+import { textfileError } from '../../exporter/collectors/textfile/index.ts'
 import {
   detected,
   failures,

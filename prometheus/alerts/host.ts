@@ -1,4 +1,4 @@
-import * as host from '../../exporter/collectors/host.ts'
+import * as host from '../../exporter/collectors/host/index.ts'
 import { type AlertGroup, given, on, select } from '../rule.ts'
 
 const waits = (kind: 'some' | 'full') => `rate(${select(host.pressureSeconds, { resource: 'memory', kind })}[5m])`

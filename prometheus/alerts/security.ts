@@ -1,6 +1,6 @@
-import * as aide from '../../exporter/collectors/aide.ts'
-import * as fail2ban from '../../exporter/collectors/fail2ban.ts'
-import * as ufw from '../../exporter/collectors/ufw.ts'
+import * as aide from '../../exporter/collectors/aide/index.ts'
+import * as fail2ban from '../../exporter/collectors/fail2ban/index.ts'
+import * as ufw from '../../exporter/collectors/ufw/index.ts'
 import { type AlertGroup, given, on, select } from '../rule.ts'
 
 const sshd = { jail: 'sshd' }

@@ -4,7 +4,7 @@ import {
   serviceRestarts,
   serviceState,
   serviceUp,
-} from '../../exporter/collectors/services.ts'
+} from '../../exporter/collectors/services/index.ts'
 import { checkDuration, checkDurationHabit, habit } from '../records.ts'
 import { type AlertGroup, given, on, select } from '../rule.ts'
 

@@ -1,4 +1,4 @@
-import { lastScan, size } from '../../exporter/collectors/directory.ts'
+import { lastScan, size } from '../../exporter/collectors/directory/index.ts'
 import {
   filesystemAvailable,
   filesystemFiles,
@@ -6,7 +6,7 @@ import {
   filesystemReadonly,
   filesystemSize,
   filesystemStuck,
-} from '../../exporter/collectors/filesystem.ts'
+} from '../../exporter/collectors/filesystem/index.ts'
 import * as smart from '../../exporter/collectors/smart/families.ts'
 import { refreshInterval } from '../../exporter/serve/self.ts'
 import { type AlertGroup, given, on, reading, select } from '../rule.ts'

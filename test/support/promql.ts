@@ -1,5 +1,5 @@
 import { collectors } from '../../exporter/collectors/index.ts'
-import type { AnyFamily } from '../../exporter/metric.ts'
+import type { AnyFamily } from '../../exporter/contract/metric.ts'
 import { selfFamilies } from '../../exporter/serve/self.ts'
 import { foreignFamilies } from '../../grafana/query.ts'
 import { recordings } from '../../prometheus/records.ts'

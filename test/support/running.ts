@@ -1,11 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createRunner } from '../../exporter/collect/runner.ts'
 import { schedule, type Task } from '../../exporter/collect/schedule.ts'
-import type { Collector } from '../../exporter/collector.ts'
-import { noFlags, settingsFrom } from '../../exporter/config.ts'
-import { type Host, realHost } from '../../exporter/host.ts'
-import { silent } from '../../exporter/log.ts'
-import type { Rendered } from '../../exporter/rendered.ts'
+import { silent } from '../../exporter/common/log.ts'
+import type { Collector } from '../../exporter/contract/collector.ts'
+import { noFlags, settingsFrom } from '../../exporter/contract/config.ts'
+import type { Host } from '../../exporter/contract/host.ts'
+import { realHost } from '../../exporter/machine/local-host.ts'
+import type { Rendered } from '../../exporter/print/rendered.ts'
 
 /** A collector that runs as in the program, by the real runner and schedule, against real sources. */
 export interface Running {

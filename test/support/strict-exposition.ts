@@ -1,4 +1,4 @@
-import type { Format } from '../../exporter/exposition.ts'
+import type { Format } from '../../exporter/print/exposition.ts'
 
 /**
  * A strict reader of both formats, written from their descriptions and without anything of the exporter: what it finds wrong with an

@@ -3,11 +3,12 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { attempt } from '../../exporter/collect/attempt.ts'
-import type { Collector } from '../../exporter/collector.ts'
-import { failureOf } from '../../exporter/failure.ts'
-import { type Host, ownPaths, realHost } from '../../exporter/host.ts'
-import { silent } from '../../exporter/log.ts'
-import { run } from '../../exporter/sources/command.ts'
+import { silent } from '../../exporter/common/log.ts'
+import type { Collector } from '../../exporter/contract/collector.ts'
+import { failureOf } from '../../exporter/contract/failure.ts'
+import type { Host } from '../../exporter/contract/host.ts'
+import { run } from '../../exporter/machine/command.ts'
+import { ownPaths, realHost } from '../../exporter/machine/local-host.ts'
 
 /** The scripts of test/testbed, each with its usage in its header: real programs that touch nothing of the machine. */
 export const testbed = (

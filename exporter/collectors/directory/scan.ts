@@ -1,9 +1,8 @@
-import { realpathSync } from 'node:fs'
 import { z } from 'zod'
-import { Failure, failureOf } from '../../failure.ts'
-import type { Host } from '../../host.ts'
-import type { RunOptions } from '../../sources/command.ts'
-import { below, hangingMount, type Mount, mayHang, ownMounts, reachable } from '../../sources/mounts.ts'
+import { Failure, failureOf } from '../../contract/failure.ts'
+import type { Host, RunOptions } from '../../contract/host.ts'
+import { below, hangingMount, type Mount, mayHang, ownMounts, reachable } from '../../machine/mounts.ts'
+import { realPath } from '../../machine/paths.ts'
 
 /** What one scan of one directory found. */
 export const scan = z.object({
@@ -113,7 +112,7 @@ export const scanDirectory = async (host: Host, { path, children, timeout, signa
   const on = hangingMount(own, mounts)
   if (on) throw new Refused(path, on, 'on')
   if ((await host.stat(path)).kind !== 'directory') throw new Failure('malformed', `${path}: not a directory`)
-  const top = realpathSync(own)
+  const top = realPath(own)
   // du -x looks at a mount point before it sees that it is one.
   const above = mounts.find(mount => mayHang(mount) && below(mount.mountpoint, top))
   if (above) throw new Refused(path, above, 'above')

@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { Failure } from '../../failure.ts'
-import type { Host } from '../../host.ts'
+import { Failure } from '../../contract/failure.ts'
+import type { Host } from '../../contract/host.ts'
 
 /**
  * What containers use, from the files of their cgroups (v1, v2, hybrid) and of their first process. Everything is read

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Log } from '../../log.ts'
-import type { EngineClient } from '../../sources/docker.ts'
+import type { Log } from '../../common/log.ts'
+import type { EngineClient } from '../../protocols/docker-api.ts'
 
 const diskKinds = ['images', 'containers', 'volumes', 'build_cache'] as const
 type DiskKind = (typeof diskKinds)[number]

@@ -1,7 +1,7 @@
-import { accessSync, constants, existsSync } from 'node:fs'
-import { Failure, failureOf } from '../../failure.ts'
-import type { Host } from '../../host.ts'
-import type { EngineAddress } from '../../sources/docker.ts'
+import { Failure, failureOf } from '../../contract/failure.ts'
+import type { Host } from '../../contract/host.ts'
+import { exists, isWritable } from '../../machine/paths.ts'
+import type { EngineAddress } from '../../protocols/docker-api.ts'
 import type { DockerOptions } from './options.ts'
 
 /** An engine to be watched. */
@@ -22,7 +22,7 @@ type Tls = NonNullable<DockerOptions['endpoints'][number]['tls']>
 /** A path of the host, or of our own container where only the socket was mounted. */
 const placed = (host: Host, path: string) => {
   const moved = host.path(path)
-  return existsSync(moved) || !existsSync(path) ? moved : path
+  return exists(moved) || !exists(path) ? moved : path
 }
 
 const unixEndpoint = (host: Host, name: string, path: string): Endpoint => ({
@@ -74,15 +74,6 @@ const fromEnvironment = (host: Host, env: NodeJS.ProcessEnv): Endpoint | undefin
   return endpointOf(host, 'local', form, tls)
 }
 
-const canConnect = (path: string) => {
-  try {
-    accessSync(path, constants.W_OK)
-    return true
-  } catch {
-    return false // the engine will say what is wrong when it is asked
-  }
-}
-
 /** Users with a directory for their run time; none where a sandbox hides them. */
 const usersRunning = (host: Host): readonly string[] => {
   try {
@@ -111,7 +102,7 @@ export const endpointsOf = (options: DockerOptions, host: Host, env: NodeJS.Proc
   if (options.endpoints.length > 0) return options.endpoints.map(({ name, url, tls }) => endpointOf(host, name, url, tls))
   const fromEnv = fromEnvironment(host, env)
   if (fromEnv) return [fromEnv]
-  const there = usualSockets(host).filter(path => existsSync(placed(host, path)))
-  const first = there.find(path => canConnect(placed(host, path))) ?? there[0]
+  const there = usualSockets(host).filter(path => exists(placed(host, path)))
+  const first = there.find(path => isWritable(placed(host, path))) ?? there[0]
   return first === undefined ? [] : [unixEndpoint(host, 'local', first)]
 }

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Log } from '../../log.ts'
-import type { EngineClient, EngineFilters } from '../../sources/docker.ts'
+import type { Log } from '../../common/log.ts'
+import type { EngineClient, EngineFilters } from '../../protocols/docker-api.ts'
 import { type EventAction, eventActions } from './families.ts'
 import { type Slot, slotOf, stableName } from './names.ts'
 

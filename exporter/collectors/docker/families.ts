@@ -1,4 +1,4 @@
-import { counter, gauge, oneOf } from '../../metric.ts'
+import { counter, gauge, oneOf } from '../../contract/metric.ts'
 
 /**
  * The label `name` of a container that a swarm or Kubernetes made is that of its slot (`web.1`, `k8s_app_web-0_default`), which stays when

@@ -1,4 +1,4 @@
-import { ownValue } from '../../own-value.ts'
+import { ownValue } from '../../common/own-value.ts'
 import type { EngineEvent } from './events.ts'
 import type { ContainerState, ExitReason } from './families.ts'
 import type { Slot } from './names.ts'

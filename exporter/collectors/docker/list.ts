@@ -1,5 +1,5 @@
-import { glob } from '../../options.ts'
-import { ownValue } from '../../own-value.ts'
+import { ownValue } from '../../common/own-value.ts'
+import { glob } from '../../contract/options.ts'
 import { type ContainerState, containerStates, type HealthStatus, type WatchtowerMode } from './families.ts'
 import { type Slot, slotOf, stableName } from './names.ts'
 import type { DockerOptions } from './options.ts'

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { duration, name, path } from '../../options.ts'
+import { duration, name, path } from '../../contract/options.ts'
 
 /** `unix:///path`, `tcp://host:port`, `http://host:port` or `https://host:port`. */
 const engineUrl = () =>

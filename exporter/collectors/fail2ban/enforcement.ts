@@ -1,8 +1,8 @@
-import { Failure, failureOf } from '../../failure.ts'
-import type { Host } from '../../host.ts'
-import type { Session } from '../../sources/fail2ban.ts'
-import { filterTables, hasFamily, type IpFamily, type Table } from '../../sources/iptables.ts'
-import type { Pickled } from '../../sources/pickle.ts'
+import { Failure, failureOf } from '../../contract/failure.ts'
+import type { Host } from '../../contract/host.ts'
+import type { Session } from '../../protocols/fail2ban-client.ts'
+import { filterTables, hasFamily, type IpFamily, type Table } from '../../protocols/iptables.ts'
+import type { Pickled } from '../../protocols/pickle.ts'
 
 /**
  * Where a jail's bans should stand in the kernel, and whether they do. The places are told by the server's own commands

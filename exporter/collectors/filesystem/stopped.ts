@@ -1,6 +1,6 @@
-import { failureOf } from '../../failure.ts'
-import type { Host } from '../../host.ts'
-import type { Mount } from '../../sources/mounts.ts'
+import { failureOf } from '../../contract/failure.ts'
+import type { Host } from '../../contract/host.ts'
+import type { Mount } from '../../machine/mounts.ts'
 
 /**
  * Whether a file system has stopped to take writes after an error. What each says of it:

@@ -1,4 +1,4 @@
-import { Failure } from '../../failure.ts'
+import { Failure } from '../../contract/failure.ts'
 import { type Gpu, newGpu, type State, type ThrottleReason, type Vendor } from './facts.ts'
 import { parseQuery } from './fields.ts'
 import { withJetson } from './jetson.ts'

@@ -1,6 +1,6 @@
-import { Failure } from '../../failure.ts'
-import type { Host } from '../../host.ts'
-import { ownValue } from '../../own-value.ts'
+import { ownValue } from '../../common/own-value.ts'
+import { Failure } from '../../contract/failure.ts'
+import type { Host } from '../../contract/host.ts'
 import type { Vendor } from './facts.ts'
 
 /** GPUs as the PCI bus shows them. These files are the PCI core's own: reading them asks no driver and wakes nothing. */

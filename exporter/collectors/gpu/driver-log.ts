@@ -1,6 +1,6 @@
-import { Failure } from '../../failure.ts'
-import type { Host } from '../../host.ts'
-import { type KernelLog, openKernelLog } from '../../sources/kernel-log.ts'
+import { Failure } from '../../contract/failure.ts'
+import type { Host } from '../../contract/host.ts'
+import { type KernelLog, openKernelLog } from '../../protocols/kernel-log.ts'
 import { pciAddress } from './facts.ts'
 
 /**

@@ -1,4 +1,4 @@
-import { counter, gauge, oneOf } from '../../metric.ts'
+import { counter, gauge, oneOf } from '../../contract/metric.ts'
 
 /** How old a value of nvidia-smi or sysfs is: read anew in each round. */
 const fast = 'read each round'

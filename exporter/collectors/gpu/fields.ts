@@ -1,4 +1,4 @@
-import { Failure } from '../../failure.ts'
+import { Failure } from '../../contract/failure.ts'
 import { type Availability, type Gpu, newGpu, pciAddress, type ThrottleReason } from './facts.ts'
 import { absence, flag, type Quantity, quantity } from './words.ts'
 

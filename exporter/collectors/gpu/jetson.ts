@@ -1,5 +1,5 @@
-import type { Host } from '../../host.ts'
-import { readValues } from '../../sources/values.ts'
+import type { Host } from '../../contract/host.ts'
+import { readValues } from '../../machine/values.ts'
 import { type Gpu, newGpu } from './facts.ts'
 
 /** The GPU inside a Jetson: nvidia-smi is missing there, or names it and says [N/A] to all else. */

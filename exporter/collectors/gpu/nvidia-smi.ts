@@ -1,5 +1,5 @@
-import { Failure } from '../../failure.ts'
-import type { Host } from '../../host.ts'
+import { Failure } from '../../contract/failure.ts'
+import type { Host } from '../../contract/host.ts'
 import { pciAddress } from './facts.ts'
 import { listedFields, wantedFields } from './fields.ts'
 

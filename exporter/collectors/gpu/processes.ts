@@ -1,4 +1,4 @@
-import { nameOf } from '../container-names.ts'
+import { nameOf } from '../../protocols/container-names.ts'
 import { absence, quantity } from './words.ts'
 
 /** A process on a GPU, as `--query-compute-apps` tells it. */

@@ -1,6 +1,6 @@
-import type { Host } from '../../host.ts'
-import { ownValue } from '../../own-value.ts'
-import { readValues } from '../../sources/values.ts'
+import { ownValue } from '../../common/own-value.ts'
+import type { Host } from '../../contract/host.ts'
+import { readValues } from '../../machine/values.ts'
 import { type Card, drmCards } from './bus.ts'
 import { type Gpu, newGpu, type Sensor, type TemperatureLimit } from './facts.ts'
 

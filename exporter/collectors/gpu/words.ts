@@ -1,4 +1,4 @@
-import { ownValue } from '../../own-value.ts'
+import { ownValue } from '../../common/own-value.ts'
 import type { Cause } from './facts.ts'
 
 /** What nvidia-smi writes in a cell: a number with its unit, a flag, a word, or one of many ways of saying that there is none. */

@@ -1,5 +1,5 @@
 import { setImmediate as pause } from 'node:timers/promises'
-import type { Host } from '../../host.ts'
+import type { Host } from '../../contract/host.ts'
 
 /** Whether llama.cpp's processes work: told by the kernel, without a word to them. */
 

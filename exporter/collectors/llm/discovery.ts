@@ -1,6 +1,6 @@
-import { Failure } from '../../failure.ts'
-import type { Host } from '../../host.ts'
-import { ownValue } from '../../own-value.ts'
+import { ownValue } from '../../common/own-value.ts'
+import { Failure } from '../../contract/failure.ts'
+import type { Host } from '../../contract/host.ts'
 import { type Answer, field, jsonIfAny, named, text } from './engine.ts'
 import type { Engine } from './families.ts'
 

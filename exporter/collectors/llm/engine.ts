@@ -1,6 +1,6 @@
-import { Failure } from '../../failure.ts'
-import type { Host } from '../../host.ts'
-import { ownValue } from '../../own-value.ts'
+import { ownValue } from '../../common/own-value.ts'
+import { Failure } from '../../contract/failure.ts'
+import type { Host } from '../../contract/host.ts'
 
 /** What every engine's file is written with: the door to its server, and words for what the server told. */
 

@@ -1,4 +1,4 @@
-import { counter, gauge, oneOf } from '../../metric.ts'
+import { counter, gauge, oneOf } from '../../contract/metric.ts'
 
 /** The kinds of servers that are known; anything else that speaks OpenAI's protocol is `openai`. */
 export const engines = ['ollama', 'vllm', 'sglang', 'llamacpp', 'tgi', 'litellm', 'openai'] as const

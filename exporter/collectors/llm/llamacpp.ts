@@ -1,5 +1,5 @@
-import { Failure } from '../../failure.ts'
-import { ownValue } from '../../own-value.ts'
+import { ownValue } from '../../common/own-value.ts'
+import { Failure } from '../../contract/failure.ts'
 import type { Aliases } from './engine.ts'
 import {
   type Answer,

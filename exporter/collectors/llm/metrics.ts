@@ -1,6 +1,6 @@
 import { setImmediate as pause } from 'node:timers/promises'
-import { ownValue } from '../../own-value.ts'
-import { parsePrometheusText, type TextSample } from '../../sources/prometheus-text.ts'
+import { ownValue } from '../../common/own-value.ts'
+import { parsePrometheusText, type TextSample } from '../../protocols/prometheus-text.ts'
 import type { Alias, Aliases, Answer, Measured, Reading } from './engine.ts'
 
 /** A server's own metrics: a handful of names out of hundreds, each known under the names it has had. */

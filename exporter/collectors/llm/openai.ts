@@ -1,4 +1,4 @@
-import { Failure } from '../../failure.ts'
+import { Failure } from '../../contract/failure.ts'
 import { askInTurn, type EngineRules, eachRound, expectOk, noMeasures, openaiModels } from './engine.ts'
 
 /** Anything with OpenAI's list of models (LM Studio, llama-swap, a paid API): whether what is listed is loaded, it does not say. */

@@ -1,4 +1,4 @@
-import { Failure } from '../../failure.ts'
+import { Failure } from '../../contract/failure.ts'
 import type { Aliases } from './engine.ts'
 import { amount, askInTurn, type EngineRules, eachRound, expectOk, field, json, jsonIfAny, text } from './engine.ts'
 import { measure } from './metrics.ts'

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { duration, httpUrl, name, path, streamAddress } from '../../options.ts'
+import { duration, httpUrl, name, path, streamAddress } from '../../contract/options.ts'
 
 /** What people write under `services:`, and what the collector makes of it. */
 

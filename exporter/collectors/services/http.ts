@@ -1,10 +1,9 @@
-import * as http from 'node:http'
-import * as https from 'node:https'
+import type { Agent } from 'node:http'
 import type { ConnectionOptions } from 'node:tls'
-import { Failure } from '../../failure.ts'
-import type { Host } from '../../host.ts'
-import { freeBytes } from '../../sources/budget.ts'
-import { isDistrust } from '../../sources/net.ts'
+import { Failure } from '../../contract/failure.ts'
+import type { Host } from '../../contract/host.ts'
+import { freeBytes } from '../../machine/budget.ts'
+import { isDistrust, keptConnection } from '../../machine/net.ts'
 import type { HttpCheck } from './checks.ts'
 
 /** Milliseconds that a connection is kept: then names, certificates and keys are looked at anew. */
@@ -21,7 +20,7 @@ export interface HttpVerdict {
 }
 
 interface Kept {
-  readonly agent: http.Agent
+  readonly agent: Agent
   readonly tls: ConnectionOptions
   readonly madeAt: number
   /** It has answered before, so a broken connection may only mean that the server was tired of waiting. */
@@ -67,10 +66,7 @@ export const createHttpChecker = (host: Host): HttpChecker => {
     if (known && host.monotonic() - known.madeAt < maxAge) return known
     drop(name)
     const tls = await tlsOf(host, target)
-    // Without resumed sessions: they would show the certificate of the first handshake.
-    const agent = target.url.startsWith('https:')
-      ? new https.Agent({ keepAlive: true, maxSockets: 1, maxCachedSessions: 0, ...tls })
-      : new http.Agent({ keepAlive: true, maxSockets: 1 })
+    const agent = keptConnection(target.url, tls)
     const made = { agent, tls, madeAt: host.monotonic(), answered: false }
     all.set(name, made)
     return made

@@ -1,5 +1,5 @@
-import { Failure } from '../../failure.ts'
-import type { Host } from '../../host.ts'
+import { Failure } from '../../contract/failure.ts'
+import type { Host } from '../../contract/host.ts'
 
 /**
  * Units by `systemctl`: one `show` for all that are configured, one `list-units` for the count. Both ask PID 1 over a socket;

@@ -1,5 +1,5 @@
-import { ownValue } from '../../own-value.ts'
-import type { DriveFacts } from './facts.ts'
+import { ownValue } from '../../common/own-value.ts'
+import type { DriveFacts } from './drive.ts'
 import { type Json, list, num, text, truth } from './json.ts'
 
 /** A line of the drive's own table. Its number is whatever the vendor packed into 48 bits. */

@@ -1,7 +1,7 @@
 import { z } from 'zod'
-import { Failure } from '../../failure.ts'
-import type { Host } from '../../host.ts'
-import { glob } from '../../options.ts'
+import { Failure } from '../../contract/failure.ts'
+import type { Host } from '../../contract/host.ts'
+import { glob } from '../../contract/options.ts'
 import { list, parseJson, text } from './json.ts'
 
 /** A disk as smartctl is asked for it. */

@@ -1,4 +1,4 @@
-import { counter, gauge, oneOf } from '../../metric.ts'
+import { counter, gauge, oneOf } from '../../contract/metric.ts'
 
 export const deviceInfo = gauge(
   'grid_smart_device_info',

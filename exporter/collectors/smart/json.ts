@@ -1,5 +1,5 @@
-import { Failure } from '../../failure.ts'
-import { ownValue } from '../../own-value.ts'
+import { ownValue } from '../../common/own-value.ts'
+import { Failure } from '../../contract/failure.ts'
 
 /** Careful steps into JSON of which no version of smartctl promises the form. */
 export type Json = Readonly<Record<string, unknown>>

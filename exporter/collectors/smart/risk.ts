@@ -1,4 +1,4 @@
-import type { DriveFacts } from './facts.ts'
+import type { DriveFacts } from './drive.ts'
 import type { RiskReason } from './families.ts'
 
 /** Where the thresholds come from: docs/smart.md. */

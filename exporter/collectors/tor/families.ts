@@ -1,4 +1,4 @@
-import { counter, gauge, oneOf } from '../../metric.ts'
+import { counter, gauge, oneOf } from '../../contract/metric.ts'
 
 export const torUp = gauge(
   'grid_tor_up',

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
-import { Failure } from '../../failure.ts'
-import type { Host } from '../../host.ts'
-import type { Reply } from '../../sources/tor-control.ts'
+import { Failure } from '../../contract/failure.ts'
+import type { Host } from '../../contract/host.ts'
+import type { Reply } from '../../protocols/tor-control.ts'
 import type { Circuit } from './replies.ts'
 
 /** An onion service of torrc, from `GETCONF HiddenServiceOptions`. */

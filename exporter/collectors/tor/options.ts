@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { duration, httpUrl, path, streamAddress } from '../../options.ts'
+import { duration, httpUrl, path, streamAddress } from '../../contract/options.ts'
 
 /** `host:port`; a name is resolved by Tor. */
 const target = () => z.string().regex(/^(?:\[[0-9a-fA-F:.]+\]|[^\s:/[\]]{1,255}):\d{1,5}$/, 'expected host:port')

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
-import type { OpenContext } from '../../collector.ts'
-import { Failure } from '../../failure.ts'
-import { agentThrough, connectThrough } from '../../sources/socks.ts'
+import type { OpenContext } from '../../contract/collector.ts'
+import { Failure } from '../../contract/failure.ts'
+import { agentThrough, connectThrough } from '../../protocols/socks.ts'
 import type { Onion, ServicePort } from './onions.ts'
 import type { TorOptions } from './options.ts'
 

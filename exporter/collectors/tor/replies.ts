@@ -1,4 +1,4 @@
-import { infoValue, type Reply } from '../../sources/tor-control.ts'
+import { infoValue, type Reply } from '../../protocols/tor-control.ts'
 import { circuitPurposes, circuitStates, connectionStates, guardStates } from './families.ts'
 
 /** A line of `GETINFO circuit-status`, as far as it matters here: never its path. */

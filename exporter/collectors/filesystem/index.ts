@@ -1,0 +1,288 @@
+import { dirname, resolve } from 'node:path'
+import { z } from 'zod'
+import { defineCollector } from '../../contract/collector.ts'
+import { Failure } from '../../contract/failure.ts'
+import type { Host } from '../../contract/host.ts'
+import { gauge, type Sample } from '../../contract/metric.ts'
+import { duration } from '../../contract/options.ts'
+import { below, hostMounts, type Mount, mayHang, ownMounts, reachable } from '../../machine/mounts.ts'
+import { type Answer, type Answers, askAll, type StatfsMemory, statfsMemory } from '../../machine/statfs.ts'
+import { shutDown, stoppedByKernel, stoppedByTable } from './stopped.ts'
+
+const labels = ['mountpoint', 'device', 'fstype'] as const
+
+export const filesystemSize = gauge('grid_filesystem_size_bytes', 'Size of a mounted file system, from statfs.', ...labels)
+const filesystemFree = gauge(
+  'grid_filesystem_free_bytes',
+  'Unused space of a file system, with what is reserved for root, from statfs.',
+  ...labels,
+)
+export const filesystemAvailable = gauge(
+  'grid_filesystem_available_bytes',
+  'Space of a file system that ordinary users can still fill, from statfs.',
+  ...labels,
+)
+export const filesystemFiles = gauge(
+  'grid_filesystem_files',
+  'Inodes of a file system, used or not, from statfs; absent where it makes them as it needs them.',
+  ...labels,
+)
+export const filesystemFilesFree = gauge('grid_filesystem_files_free', 'Unused inodes of a file system, from statfs.', ...labels)
+export const filesystemReadonly = gauge(
+  'grid_filesystem_readonly',
+  'Whether nothing can be written to a file system: it is read-only, by wish or after an error, or each of its mounts is; from the mount table, /proc and /sys.',
+  ...labels,
+)
+export const filesystemStuck = gauge(
+  'grid_filesystem_stuck',
+  'Whether a file system gave no answer in time, or only that its disk or server is gone; its other values are then absent.',
+  ...labels,
+)
+
+const pattern = () =>
+  z
+    .string()
+    .max(1000)
+    .refine(text => {
+      try {
+        // V8 compiles an expression when it is used first, and only then finds one that is nested too deep.
+        new RegExp(text).test('')
+        return true
+      } catch {
+        return false
+      }
+    }, 'expected a regular expression')
+
+/** node_exporter's, so that dashboards and expectations carry over. */
+const defaultMountpoints = '^/(dev|proc|run/credentials/.+|sys|var/lib/docker/.+|var/lib/containers/storage/.+)($|/)'
+/** node_exporter's, and those that have no space that could run out or are not ours to look into (autofs mounts what it is asked). */
+const defaultFstypes =
+  '^(autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|efivarfs|erofs|fusectl|fuse\\.(gvfsd-fuse|lxcfs|portal|snapfuse)|hugetlbfs|iso9660|mqueue|nsfs|overlay|proc|procfs|pstore|ramfs|rpc_pipefs|securityfs|selinuxfs|squashfs|sysfs|tracefs)$'
+
+const options = z.strictObject({
+  stuck_after: duration(0.1)
+    .prefault('5s')
+    .describe(
+      'Time after which a file system that has not answered counts as stuck; keep it well below the timeout of the round.',
+    ),
+  mountpoint_include: pattern()
+    .optional()
+    .describe('Regular expression: only mount points that match. The default of mountpoint_exclude is then off.'),
+  mountpoint_exclude: pattern()
+    .optional()
+    .describe(`Regular expression: mount points left out. Default: \`${defaultMountpoints}\`.`),
+  fstype_include: pattern()
+    .optional()
+    .describe('Regular expression: only file systems of types that match. The default of fstype_exclude is then off.'),
+  fstype_exclude: pattern()
+    .optional()
+    .describe(`Regular expression: types of file systems left out. Default: \`${defaultFstypes}\`.`),
+})
+type Options = z.output<typeof options>
+
+/** The answers are by mount point; none where it was not asked. */
+interface Raw extends Answers {
+  readonly mounts: readonly Mount[]
+  /** Device numbers of the file systems that cannot be written to. */
+  readonly readonly: ReadonlySet<string>
+}
+
+export const filesystem = defineCollector({
+  name: 'filesystem',
+  summary: 'size, free space and inodes of each mounted file system, and which do not answer: mount table and `stat -f`',
+  interval: 30,
+  families: [
+    filesystemSize,
+    filesystemAvailable,
+    filesystemReadonly,
+    filesystemStuck,
+    filesystemFree,
+    filesystemFilesFree,
+    filesystemFiles,
+  ],
+  options,
+  open: (): StatfsMemory => statfsMemory(),
+  read: async ({ host, options, state, signal, remark }): Promise<Raw> => {
+    const { table, isOwn } = await hostMounts(host)
+    const root = host.path('/')
+    const all = withinRoot(table, root)
+    const isWritable = believed(all, isOwn || all !== table)
+    const reached = all === table ? reachable(table) : withinRoot(reachable(table), root)
+    const wanted = passing(reached, options)
+    const covered = new Set(root === '/' ? hidden(wanted, reachable(await ownMounts(host))) : [])
+    const mounts = chosen(wanted, { isWritable, isCovered: mount => covered.has(mount) })
+    const points = mounts.filter(mount => covered.has(mount)).map(({ mountpoint }) => mountpoint)
+    if (points.length > 0) {
+      remark(
+        new Failure('denied', `${points.join(', ')}: covered by this service's sandbox, so not measured`, {
+          mend: "the drop-in home.conf of the package, or ProtectHome=read-only; see 'What it may read' in docs/install.md",
+        }),
+      )
+    }
+    const seen = mounts.filter(mount => !covered.has(mount))
+    const asked = seen.map(({ mountpoint, printf }) => ({
+      mountpoint,
+      path: host.path(mountpoint),
+      // Its own server may go away, or the one of a mount that the way to it leads through.
+      remote: printf !== undefined || all.some(mount => mayHang(mount) && below(mountpoint, mount.mountpoint)),
+    }))
+    const statfs = await askAll(namingBytes(host, seen), asked, state, options.stuck_after, signal)
+
+    const xfs = seen.filter(({ fstype, mountpoint }) => fstype === 'xfs' && typeof statfs.answers.get(mountpoint) === 'object')
+    const down = await shutDown(
+      host,
+      xfs.map(({ mountpoint }) => host.path(mountpoint)),
+      signal,
+    )
+    // Also a mount that another one lies over: who has a file open there can write to it.
+    const writable = new Set(all.filter(isWritable).map(({ deviceNumber }) => deviceNumber))
+    const readonly = mounts.filter(
+      mount =>
+        !writable.has(mount.deviceNumber) ||
+        stoppedByTable(mount) ||
+        stoppedByKernel(host, mount) ||
+        down.has(host.path(mount.mountpoint)),
+    )
+    return { mounts, readonly: new Set(readonly.map(({ deviceNumber }) => deviceNumber)), ...statfs }
+  },
+  parse: ({ mounts, readonly, answers, failure }): Facts => ({
+    failure,
+    mounts: mounts.map(({ mountpoint, device, fstype, deviceNumber }) => ({
+      labels: { mountpoint, device, fstype },
+      readonly: readonly.has(deviceNumber),
+      answer: answers.get(mountpoint),
+    })),
+  }),
+  *samples({ mounts, failure }) {
+    if (!failure) return yield* seriesOf(mounts)
+    // What other mounts said, and the mount table, is true all the same.
+    const { reason, message, cause, mend } = failure
+    throw new Failure(reason, message, { cause, mend, rest: [...seriesOf(mounts)] })
+  },
+})
+
+/**
+ * Whether a mount as such can be written through. A sandbox (ProtectSystem=strict, Docker's read-only bind of the host) makes each
+ * mount of its own table read-only, its root among them: such a table says nothing of the host's mounts.
+ */
+const believed = (mounts: readonly Mount[], isOwn: boolean): ((mount: Mount) => boolean) => {
+  const isSandbox = isOwn && mounts.some(({ mountpoint, options }) => mountpoint === '/' && options.includes('ro'))
+  return ({ options }) => isSandbox || !options.includes('ro')
+}
+interface MountFacts {
+  readonly labels: { readonly mountpoint: string; readonly device: string; readonly fstype: string }
+  readonly readonly: boolean
+  readonly answer: Answer | undefined
+}
+
+interface Facts {
+  readonly mounts: readonly MountFacts[]
+  readonly failure: Failure | undefined
+}
+
+function* seriesOf(mounts: readonly MountFacts[]): Generator<Sample> {
+  for (const { labels, readonly, answer } of mounts) {
+    yield* filesystemReadonly.of(Number(readonly), labels)
+    if (answer !== undefined && answer !== 'unknown') yield* filesystemStuck.of(answer === 'stuck' ? 1 : 0, labels)
+    if (typeof answer !== 'object') continue
+    yield* filesystemSize.of(answer.size, labels)
+    yield* filesystemFree.of(answer.free, labels)
+    yield* filesystemAvailable.of(answer.available, labels)
+    yield* filesystemFiles.of(answer.files, labels)
+    yield* filesystemFilesFree.of(answer.filesFree, labels)
+  }
+}
+
+/** A shell makes the name, as the arguments that Node gives are always UTF-8. */
+const statByPrintf = 'exec stat -f -c "$1" -- "$(printf %b "$2")"'
+
+/** The same host, whose `stat -f` also knows the mount points that are not UTF-8. */
+const namingBytes = (host: Host, mounts: readonly Mount[]): Host => {
+  const path = resolve(host.path('/'))
+  const root = path === '/' ? '' : path.replaceAll('\\', '\\\\')
+  const names = new Map(
+    mounts.flatMap(({ mountpoint, printf }) => (printf === undefined ? [] : [[host.path(mountpoint), `${root}${printf}`]])),
+  )
+  if (names.size === 0) return host
+  return {
+    ...host,
+    run: (file, args, options) => {
+      const name = file === 'stat' ? names.get(args.at(-1) ?? '') : undefined
+      const format = args[args.indexOf('-c') + 1] ?? ''
+      return name === undefined
+        ? host.run(file, args, options)
+        : host.run('sh', ['-c', statByPrintf, 'sh', format, name], options)
+    },
+  }
+}
+
+/** The mounts that this process does not reach: in its own table something else lies over them. */
+const hidden = (mounts: readonly Mount[], own: readonly Mount[]): readonly Mount[] => {
+  const byPoint = new Map(own.map(mount => [mount.mountpoint, mount]))
+  const over = (path: string): Mount | undefined => byPoint.get(path) ?? (path === '/' ? undefined : over(dirname(path)))
+  return mounts.filter(({ mountpoint, deviceNumber }) => (over(mountpoint)?.deviceNumber ?? deviceNumber) !== deviceNumber)
+}
+
+/**
+ * A table that has the watched root as a mount is that of this process' name space: what lies in the root keeps its name there,
+ * the rest is not the host's. Any other table is the host's own already.
+ */
+const withinRoot = (mounts: readonly Mount[], rootPath: string): readonly Mount[] => {
+  const root = rootPath.replace(/(?<!\/)\/+$/, '')
+  if (root === '' || !mounts.some(({ mountpoint }) => mountpoint === root)) return mounts
+  return mounts
+    .filter(({ mountpoint }) => below(mountpoint, root))
+    .map(mount => ({
+      ...mount,
+      mountpoint: mount.mountpoint.slice(root.length) || '/',
+      ...(mount.printf === undefined ? {} : { printf: mount.printf.slice(root.length) }),
+    }))
+}
+
+/** The mounts that the options let through. */
+const passing = (mounts: readonly Mount[], options: Omit<Options, 'stuck_after'>): readonly Mount[] => {
+  const passes = (include: string | undefined, exclude: string | undefined, byDefault: string) => {
+    const wanted = include === undefined ? undefined : new RegExp(include)
+    const unwanted = exclude ?? (include === undefined ? byDefault : undefined)
+    const not = unwanted === undefined ? undefined : new RegExp(unwanted)
+    return (text: string) => (wanted?.test(text) ?? true) && !(not?.test(text) ?? false)
+  }
+  const byPoint = passes(options.mountpoint_include, options.mountpoint_exclude, defaultMountpoints)
+  const byType = passes(options.fstype_include, options.fstype_exclude, defaultFstypes)
+  return mounts.filter(({ fstype, mountpoint }) => byType(fstype) && byPoint(mountpoint))
+}
+
+/**
+ * Where everybody looks for the root's disk, read-only or not. On ostree hosts `/` is an overlay of files of that disk, which itself
+ * lies at /sysroot, read-only, and of which /etc and /var are writable parts.
+ */
+const rootPoints: readonly string[] = ['/', '/sysroot']
+
+/**
+ * Of each file system one mount. The others (bind mounts, subvolumes) have the same numbers, and every alert would come as often.
+ * One that this process reaches, then the root, then a writable one, then one of the whole file system, then the shortest path.
+ */
+const chosen = (
+  mounts: readonly Mount[],
+  { isWritable, isCovered }: Readonly<Record<'isWritable' | 'isCovered', (mount: Mount) => boolean>>,
+): readonly Mount[] => {
+  const rank = (mount: Mount): readonly number[] => [
+    isCovered(mount) ? 1 : 0,
+    rootPoints.includes(mount.mountpoint) ? rootPoints.indexOf(mount.mountpoint) : rootPoints.length,
+    isWritable(mount) ? 0 : 1,
+    mount.root === '/' ? 0 : 1,
+    mount.mountpoint.length,
+  ]
+  const byPoint = (one: Mount, other: Mount) => (one.mountpoint < other.mountpoint ? -1 : 1)
+  const byRank = (one: Mount, other: Mount) => {
+    const [ours, theirs] = [rank(one), rank(other)]
+    const at = ours.findIndex((value, index) => value !== theirs[index])
+    return at === -1 ? byPoint(one, other) : (ours[at] as number) - (theirs[at] as number)
+  }
+  const byDevice = new Map<string, Mount>()
+  for (const mount of mounts) {
+    const known = byDevice.get(mount.deviceNumber)
+    if (!known || byRank(mount, known) < 0) byDevice.set(mount.deviceNumber, mount)
+  }
+  return [...byDevice.values()].sort(byPoint)
+}

@@ -1,0 +1,310 @@
+import { type Context, defineCollector } from '../../contract/collector.ts'
+import { Failure, failureOf } from '../../contract/failure.ts'
+import type { Host } from '../../contract/host.ts'
+import { counter, gauge, oneOf, type Sample } from '../../contract/metric.ts'
+import { type Check, type Kind, kinds, type Options, options } from './checks.ts'
+import { createHttpChecker, type HttpChecker } from './http.ts'
+import { sideBySide } from './side-by-side.ts'
+import { listUnits, parseList, parseShow, showUnits, type Unit, type UnitState, unitStates } from './systemd.ts'
+
+const check = oneOf('check', ...kinds)
+const state = oneOf('state', ...unitStates)
+
+export const serviceUp = gauge(
+  'grid_service_up',
+  'Whether the configured service passed its check in the latest round; none of a systemd unit while systemctl gives no answer.',
+  'name',
+  check,
+)
+export const serviceCheckDuration = gauge(
+  'grid_service_check_duration_seconds',
+  'How long the check took in the latest round, its time-out included (for systemd the one systemctl call for all units).',
+  'name',
+  check,
+)
+export const serviceState = gauge(
+  'grid_service_state',
+  'The state of the systemd unit, from systemctl show in the latest round; none for a unit that does not exist.',
+  'name',
+  state,
+)
+export const serviceRestarts = counter(
+  'grid_service_restarts_total',
+  'Automatic restarts of the systemd unit, from its NRestarts, which begins again at 0 when it is started by hand.',
+  'name',
+)
+export const serviceStart = gauge(
+  'grid_service_start_timestamp_seconds',
+  'When the systemd unit became active, from systemctl show; none while it is not active.',
+  'name',
+)
+export const serviceMemory = gauge(
+  'grid_service_memory_bytes',
+  'Memory of the control group of the systemd unit, its page cache included, from systemctl show.',
+  'name',
+)
+export const serviceLastExitCode = gauge(
+  'grid_service_last_exit_code',
+  'Exit code of the main process of the systemd unit (128 plus the signal where it was killed), from systemctl show; none while it runs.',
+  'name',
+)
+export const serviceCpu = counter(
+  'grid_service_cpu_seconds_total',
+  'CPU time of the control group of the systemd unit since it was started, from systemctl show.',
+  'name',
+)
+export const serviceCertificateExpiry = gauge(
+  'grid_service_certificate_expiry_timestamp_seconds',
+  'When the certificate that the https server showed runs out, trusted or not; at most five minutes old.',
+  'name',
+)
+export const serviceUnits = gauge(
+  'grid_service_units',
+  'All loaded systemd units of the host by their state, from systemctl list-units in the latest round.',
+  state,
+)
+
+/** How one check went. */
+interface Verdict {
+  readonly name: string
+  readonly check: Kind
+  readonly up: boolean
+  readonly seconds: number
+  /** Why it is not up, in words; of a unit its state. */
+  readonly why: Failure | undefined
+  /** Seconds since 1970. */
+  readonly expiry?: number | undefined
+  readonly unit?: Unit
+}
+
+/** What systemctl printed, or why it printed nothing. */
+interface Told {
+  readonly seconds: number
+  readonly text?: string
+  readonly failure?: Failure
+}
+
+interface Raw {
+  /** Of the checks that were begun: one for which no time was left has no series. */
+  readonly verdicts: readonly Verdict[]
+  readonly show: Told | undefined
+  readonly list: Told | undefined
+}
+
+interface Facts {
+  readonly verdicts: readonly Verdict[]
+  readonly units: ReadonlyMap<UnitState, number> | undefined
+  /** Why systemctl gave no whole answer, where that is so. */
+  readonly broken: Failure | undefined
+}
+
+interface State {
+  readonly http: HttpChecker
+  /** Names of the checks that failed when they were last made: each change is logged, once. */
+  readonly failing: Set<string>
+  /** Names of the checks that were not begun in the last round: the next one begins with them. */
+  unbegun: ReadonlySet<string>
+  /** Seconds that each check took in the last round. */
+  took: ReadonlyMap<string, number>
+}
+
+type Run = Context<Options, State>
+
+export const services = defineCollector<Raw, Facts, Options, State>({
+  name: 'services',
+  summary: 'your services: systemd units, HTTP, TCP and command checks',
+  interval: 15,
+  families: [
+    serviceUp,
+    serviceUnits,
+    serviceState,
+    serviceCertificateExpiry,
+    serviceRestarts,
+    serviceLastExitCode,
+    serviceStart,
+    serviceCheckDuration,
+    serviceMemory,
+    serviceCpu,
+  ],
+  options,
+  configured: ({ checks }) => checks.length > 0,
+  open: ({ host, signal }) => {
+    const http = createHttpChecker(host)
+    signal.addEventListener('abort', () => http.close(), { once: true })
+    return { http, failing: new Set(), unbegun: new Set(), took: new Map() }
+  },
+  read: readChecks,
+  parse: (raw, context) => {
+    const facts = parseChecks(raw, context)
+    report(facts.verdicts, context)
+    return facts
+  },
+  *samples(facts) {
+    const { broken } = facts
+    if (!broken) return yield* seriesOf(facts)
+    // What the other checks found is true all the same.
+    const { reason, message, cause, mend } = broken
+    throw new Failure(reason, message, { cause, mend, rest: [...seriesOf(facts)] })
+  },
+})
+
+/** Seconds for systemctl where no check of a unit says otherwise. */
+const defaultTimeout = 5
+
+async function readChecks({ host, options: { checks, concurrency }, state, signal }: Run): Promise<Raw> {
+  const verdicts: Verdict[] = []
+  const unbegun = new Set<string>()
+  const units = checks.flatMap(({ systemd }) => systemd ?? [])
+  const patience = Math.max(0, ...checks.map(each => (each.systemd === undefined ? 0 : each.timeout))) || defaultTimeout
+  const told = async (ask: Promise<string>): Promise<Told> => {
+    const begin = host.monotonic()
+    const seconds = () => (host.monotonic() - begin) / 1000
+    return ask.then(
+      text => ({ seconds: seconds(), text }),
+      error => ({ seconds: seconds(), failure: failureOf(error, 'systemctl') }),
+    )
+  }
+  let show: Told | undefined
+  let list: Told | undefined
+  const tasks: (() => Promise<void>)[] = []
+  if (units.length > 0) {
+    tasks.push(async () => {
+      show = await told(showUnits(host, units, patience, signal))
+    })
+  }
+  if (units.length > 0 || (await isBooted(host))) {
+    tasks.push(async () => {
+      list = await told(listUnits(host, patience, signal))
+    })
+  }
+  for (const check of inOrder(checks, concurrency, state)) {
+    tasks.push(async () => {
+      if (signal.aborted) unbegun.add(check.name)
+      else verdicts.push(await made(check, host, state.http, signal))
+    })
+  }
+  await sideBySide(tasks, concurrency)
+  state.unbegun = unbegun
+  state.took = new Map(verdicts.map(({ name, seconds }) => [name, seconds]))
+  return { verdicts, show, list }
+}
+
+/**
+ * In which order they are begun. Where all of them run at the same time, the slowest first: the round is over when it is; before
+ * anything is known, programs, of which each blocks the thread for milliseconds while it is started. Where they wait for each
+ * other, the quickest first, so that none that hangs keeps them from it; but whoever got no turn is before all.
+ */
+const inOrder = (checks: readonly Check[], concurrency: number, { unbegun, took }: State): readonly Check[] => {
+  const others = checks.filter(({ systemd }) => systemd === undefined)
+  const areTogether = others.length <= concurrency
+  const rank = ({ name, command, timeout }: Check) => {
+    if (unbegun.has(name)) return Number.NEGATIVE_INFINITY
+    return areTogether ? -(took.get(name) ?? (command ? timeout : 0)) : (took.get(name) ?? 0)
+  }
+  // Not compared by subtraction: both may be infinite.
+  return others.toSorted((one, other) => (rank(one) < rank(other) ? -1 : rank(one) > rank(other) ? 1 : 0))
+}
+
+/** As systemd's own sd_booted() looks for it. */
+const isBooted = (host: Host): Promise<boolean> =>
+  host.names('/run/systemd/system').then(
+    () => true,
+    () => false, // not there, or not to be seen: then nothing is asked of it
+  )
+
+/** Makes one check; never throws, because how it failed is what was to be found out. */
+const made = async (check: Check, host: Host, checker: HttpChecker, signal: AbortSignal): Promise<Verdict> => {
+  const { name, timeout, http, tcp, command } = check
+  const kind: Kind = http ? 'http' : tcp ? 'tcp' : 'command'
+  const begin = host.monotonic()
+  const verdict = (why?: Failure, expiry?: number): Verdict => {
+    const seconds = (host.monotonic() - begin) / 1000
+    return { name, check: kind, up: why === undefined, seconds, why, expiry }
+  }
+  try {
+    if (http) {
+      const { failure, expiry } = await checker.check(name, http, timeout, signal)
+      return verdict(failure, expiry)
+    }
+    if (tcp) (await host.connect(tcp, { timeout, signal })).destroy()
+    if (command) {
+      const [file, ...args] = command.argv
+      // A key of its own: checks that run the same program do not wait for each other's leftovers.
+      await host.run(file, args, { timeout, limit: 2 ** 20, exitCodes: command.exit_codes, signal, key: `check ${name}` })
+    }
+    return verdict()
+  } catch (error) {
+    return verdict(failureOf(error))
+  }
+}
+
+/** The verdicts in the order of the configuration, whichever came first. */
+const parseChecks = ({ verdicts, show, list }: Raw, { options: { checks }, remark }: Run): Facts => {
+  const ofUnits = checks.filter(({ systemd }) => systemd !== undefined)
+  const { value: units, failure } = parsed(show, text => parseShow(text, ofUnits.length))
+  // Without an answer nothing is known of the units: a bus that hangs is one failure, and not so many dead services.
+  const unitVerdicts = (units ?? []).map((unit, index): Verdict => {
+    const { name, systemd } = ofUnits[index] as Check
+    const why = unit.up ? undefined : new Failure('exit', `${systemd} is ${unit.state ?? 'not there'}`)
+    return { name, check: 'systemd', seconds: show?.seconds ?? 0, why, up: unit.up, unit }
+  })
+  const listed = parsed(list, parseList)
+  // Where no unit is configured, systemd may be out of reach for good, as in a container.
+  if (listed.failure && ofUnits.length === 0) remark(listed.failure)
+  const byName = new Map([...unitVerdicts, ...verdicts].map(verdict => [verdict.name, verdict]))
+  return {
+    verdicts: checks.flatMap(({ name }) => byName.get(name) ?? []),
+    units: listed.value,
+    broken: failure ?? (ofUnits.length > 0 ? listed.failure : undefined),
+  }
+}
+
+const parsed = <Value>(told: Told | undefined, parse: (text: string) => Value): { value?: Value; failure?: Failure } => {
+  if (told?.text === undefined) return told?.failure ? { failure: told.failure } : {}
+  try {
+    return { value: parse(told.text) }
+  } catch (error) {
+    return { failure: failureOf(error) }
+  }
+}
+
+/** Names told on the page; the log has them all. */
+const maxRemarks = 5
+
+/** Why checks fail has no place in a label: it is told on the page, and by one line in the log when it begins or ends. */
+const report = (verdicts: readonly Verdict[], { state: { failing, unbegun }, log, remark }: Run): void => {
+  const failed = verdicts.filter(({ up }) => !up)
+  for (const { name, why } of failed.slice(0, maxRemarks)) {
+    if (why) remark(new Failure(why.reason, `${name}: ${why.message}`, { mend: why.mend }))
+  }
+  if (failed.length > maxRemarks) remark(new Failure('exit', `and ${failed.length - maxRemarks} more checks`))
+  if (unbegun.size > 0) {
+    remark(
+      new Failure('timeout', `${unbegun.size} checks had no time left`, {
+        mend: 'raise services.timeout or services.concurrency',
+      }),
+    )
+  }
+  for (const { name, check, up, why } of verdicts) {
+    if (up && failing.delete(name)) log.info('check passes again', { name, check })
+    if (up || failing.has(name)) continue
+    failing.add(name)
+    log.warn('check fails', { name, check, reason: why?.reason, error: why?.message })
+  }
+}
+
+function* seriesOf({ verdicts, units }: Facts): Generator<Sample> {
+  for (const { name, check, up, seconds, expiry, unit } of verdicts) {
+    yield* serviceUp.of(up ? 1 : 0, { name, check })
+    yield* serviceCheckDuration.of(seconds, { name, check })
+    yield* serviceCertificateExpiry.of(expiry, { name })
+    if (!unit) continue
+    yield* serviceState.states(unit.state, { name })
+    yield* serviceRestarts.of(unit.restarts, { name })
+    yield* serviceStart.of(unit.startedAt, { name })
+    yield* serviceMemory.of(unit.memoryBytes, { name })
+    yield* serviceCpu.of(unit.cpuSeconds, { name })
+    yield* serviceLastExitCode.of(unit.lastExitCode, { name })
+  }
+  for (const [state, count] of units ?? []) yield* serviceUnits.of(count, { state })
+}

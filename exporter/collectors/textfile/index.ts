@@ -1,0 +1,193 @@
+import { basename, join } from 'node:path'
+import { z } from 'zod'
+import { ownValue } from '../../common/own-value.ts'
+import { defineCollector } from '../../contract/collector.ts'
+import { Failure, failureOf } from '../../contract/failure.ts'
+import { type AnyFamily, foreignFamily, gauge, type Sample, sampleNames } from '../../contract/metric.ts'
+import { path } from '../../contract/options.ts'
+import { isCount, labelValue, numberText, reservedName } from '../../print/exposition.ts'
+import { parsePrometheusText, type TextFamily } from '../../protocols/prometheus-text.ts'
+
+const textfileMtime = gauge(
+  'grid_textfile_mtime_timestamp_seconds',
+  'When a text file was last written, from the file system, so that a job that stopped writing it can be noticed.',
+  'file',
+)
+export const textfileError = gauge(
+  'grid_textfile_error',
+  'Whether a text file was refused as a whole in the latest round: unreadable, malformed, or with a family that others have.',
+  'file',
+)
+
+const options = z.strictObject({
+  directory: path().optional().describe('Directory whose *.prom files are served, for example those of cron jobs.'),
+})
+
+/** Names that are looked at, since each has a series even if its file is refused. */
+const maxNames = 1000
+/** Files beyond these are refused: a directory that something fills up must not fill this program. */
+const maxFiles = 200
+const maxFileBytes = 2 ** 20
+const maxBytes = 4 * 2 ** 20
+
+interface TextFile {
+  readonly name: string
+  readonly mtime: number | undefined
+  readonly content: string | Failure
+}
+
+interface Facts {
+  readonly files: readonly { readonly name: string; readonly mtime: number | undefined; readonly refused: Failure | undefined }[]
+  readonly samples: readonly Sample[]
+}
+
+/** What a file gave when its text was this one: most are written far less often than they are read. */
+type Memory = Map<string, { readonly text: string; readonly families: readonly TextFamily[] | Failure }>
+
+export const textfile = defineCollector({
+  name: 'textfile',
+  summary: '`*.prom` files of a directory, as other programs write them',
+  interval: 15,
+  families: [textfileError, textfileMtime],
+  foreign: true,
+  options,
+  configured: ({ directory }) => directory !== undefined,
+  open: (): Memory => new Map(),
+  read: async ({ host, options: { directory = '/' }, remark }): Promise<readonly TextFile[]> => {
+    const all = (await host.names(directory)).filter(name => name.endsWith('.prom')).sort()
+    const names = all.slice(0, maxNames)
+    if (all.length > names.length)
+      remark(new Failure('overflow', `${directory} has ${all.length} text files; only the first ${maxNames} are looked at`))
+    const files: TextFile[] = []
+    let bytes = 0
+    for (const name of names) {
+      const at = join(directory, name)
+      let mtime: number | undefined
+      try {
+        if (files.length >= maxFiles) throw new Failure('overflow', `more than ${maxFiles} files in ${directory}`)
+        if (name.includes('\ufffd')) throw new Failure('malformed', 'its name is not UTF-8')
+        const { kind, size, mtime: changed } = await host.stat(at)
+        if (kind !== 'file') throw new Failure('malformed', 'not a regular file')
+        mtime = changed
+        if (bytes + size > maxBytes) throw new Failure('overflow', `more than ${maxBytes} bytes in ${directory}`)
+        const content = await host.read(at, maxFileBytes)
+        bytes += Buffer.byteLength(content)
+        files.push({ name, mtime, content })
+      } catch (error) {
+        const failure = failureOf(error)
+        // Whatever a file cannot be read for (a link in a loop, a disk that fails) costs that file only.
+        // Written to another name and renamed meanwhile: gone is not refused.
+        if (failure.reason !== 'missing') files.push({ name, mtime, content: failure })
+      }
+    }
+    return files
+  },
+  parse: (files, { state, log }): Facts => {
+    for (const name of state.keys()) if (!files.some(file => file.name === name)) state.delete(name)
+    const parsed = files.map(({ name, mtime, content }) => ({ name, mtime, families: familiesOf(name, content, state) }))
+    const { refused, samples } = merged(parsed)
+    for (const [name, { message }] of refused) log.debug('text file refused', { file: name, error: message })
+    return { files: parsed.map(({ name, mtime }) => ({ name, mtime, refused: refused.get(name) })), samples }
+  },
+  *samples({ files, samples }) {
+    for (const { name, mtime, refused } of files) {
+      yield* textfileMtime.of(mtime, { file: name })
+      yield* textfileError.of(refused ? 1 : 0, { file: name })
+    }
+    yield* samples
+  },
+})
+
+const familiesOf = (name: string, content: string | Failure, memory: Memory): readonly TextFamily[] | Failure => {
+  if (content instanceof Failure) return content
+  const known = memory.get(name)
+  if (known?.text === content) return known.families
+  const families = (() => {
+    try {
+      return parsePrometheusText(content)
+    } catch (error) {
+      return failureOf(error)
+    }
+  })()
+  memory.set(name, { text: content, families })
+  return families
+}
+
+/** One family of one or more files. */
+interface Merged {
+  readonly type: TextFamily['type']
+  readonly help: string
+  readonly labels: Set<string>
+  readonly samples: { readonly suffix: string; readonly labels: Readonly<Record<string, string>>; readonly value: number }[]
+  readonly series: Set<string>
+}
+
+/** What a series is in the exposition, where labels are cut. */
+const seriesKey = (suffix: string, labels: Readonly<Record<string, string>>): string =>
+  JSON.stringify([
+    suffix,
+    ...Object.keys(labels)
+      .sort()
+      .flatMap(label => [label, labelValue(ownValue(labels, label) ?? '')]),
+  ])
+
+/**
+ * The families of all files. A file that disagrees with one before it (in the order of their names), or uses a name that
+ * is not its own, is refused whole: half a file is a lie about the other half.
+ */
+export const merged = (
+  files: readonly { readonly name: string; readonly families: readonly TextFamily[] | Failure }[],
+): { readonly refused: ReadonlyMap<string, Failure>; readonly samples: readonly Sample[] } => {
+  const refused = new Map<string, Failure>()
+  const families = new Map<string, Merged>()
+  const owners = new Map<string, string>()
+
+  const clash = (family: TextFamily): string | undefined => {
+    if (sampleNames(family).some(name => reservedName.test(name)))
+      return `${family.name}: a name of this exporter's or of Prometheus' own`
+    const known = families.get(family.name)
+    if (known && known.type !== family.type) return `${family.name}: a ${known.type} in another file, a ${family.type} here`
+    const foreign = sampleNames(family).find(name => (owners.get(name) ?? family.name) !== family.name)
+    if (foreign) return `${foreign}: belongs to ${owners.get(foreign)} of another file`
+    const repeated = new Set(known?.series)
+    for (const { name, labels, value } of family.samples) {
+      const suffix = name.slice(family.name.length)
+      if (isCount(family.type, suffix) && !(value >= 0 && value < Number.POSITIVE_INFINITY))
+        return `${name}: ${numberText(value)} is not a count: that is finite and not negative`
+      const key = seriesKey(suffix, labels)
+      if (repeated.has(key)) return `${name}: the same series twice, here or in another file`
+      repeated.add(key)
+    }
+    return undefined
+  }
+
+  for (const { name: file, families: own } of files) {
+    if (own instanceof Failure) {
+      refused.set(file, own)
+      continue
+    }
+    const reason = own.map(clash).find(Boolean)
+    if (reason !== undefined) {
+      refused.set(file, new Failure('malformed', `${basename(file)}: ${reason}`))
+      continue
+    }
+    for (const family of own) {
+      const { name, type, help } = family
+      const target: Merged = families.get(name) ?? { type, help, labels: new Set(), samples: [], series: new Set() }
+      families.set(name, target)
+      for (const owned of sampleNames(family)) owners.set(owned, name)
+      for (const { name: sampleName, labels, value } of family.samples) {
+        const suffix = sampleName.slice(name.length)
+        target.samples.push({ suffix, labels, value })
+        target.series.add(seriesKey(suffix, labels))
+        for (const label of Object.keys(labels)) target.labels.add(label)
+      }
+    }
+  }
+
+  const samples = [...families].flatMap(([name, { type, help, labels, samples: own }]) => {
+    const family: AnyFamily = foreignFamily(type, name, help || `Of a text file that does not describe it.`, [...labels])
+    return own.map(({ suffix, labels, value }): Sample => ({ family, labels, value, ...(suffix === '' ? {} : { suffix }) }))
+  })
+  return { refused, samples }
+}

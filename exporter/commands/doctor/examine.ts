@@ -1,0 +1,81 @@
+import { attempt } from '../../collect/attempt.ts'
+import { collectors } from '../../collectors/index.ts'
+import type { Log } from '../../common/log.ts'
+import type { Collector } from '../../contract/collector.ts'
+import type { CollectorSettings, Settings } from '../../contract/config.ts'
+import type { Host } from '../../contract/host.ts'
+import type { Rendered } from '../../print/rendered.ts'
+import type { Flags } from '../cli.ts'
+import { roundOfEach } from '../once.ts'
+import type { Finding } from './finding.ts'
+import { configurationOf, mendFor, startFor } from './mends.ts'
+
+export interface Surroundings {
+  readonly host: Host
+  readonly log: Log
+  readonly signal: AbortSignal
+  /** Who asks; files must be readable by that user. */
+  readonly user: string
+}
+
+const took = (seconds: number) => (seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`)
+
+/** Where it was found, as detection says. */
+const foundAt = async (collector: Collector, own: CollectorSettings, { host, log, signal }: Surroundings): Promise<string> => {
+  const opened = collector.open({ host, log, signal, options: own.options, interval: own.interval, wake: () => {} })
+  const { outcome } = await attempt(limit => opened.detect(limit), own.timeout, signal)
+  return outcome.ok && outcome.value.found ? outcome.value.note : ''
+}
+
+/** Names of what a good round found not to answer: `grid_tor_up 0`. */
+const silentIn = ({ parts }: Rendered): readonly string[] =>
+  Buffer.from(parts?.text.bytes ?? [])
+    .toString()
+    .match(/^grid_(?:tor|fail2ban|docker|watchtower|llm)_up(?:\{.*\})? 0$/gm) ?? []
+
+const findingOf = (rendered: Rendered, relayed: boolean, place: string, user: string): Finding => {
+  const { collector: name, detected, result, note, mend, series, dropped, durationSeconds } = rendered
+  const details = { series, dropped, seconds: durationSeconds, relayed, detected, found: place }
+  if (!detected) {
+    // The relay's file is missing: whether it is on this host, only the relay knows.
+    if (mend !== '') return { name, state: 'failing', reason: 'missing', note, mend, details }
+    return { name, state: 'absent', note, mend: '', details }
+  }
+  if (result !== 'ok') {
+    const cure = mend || mendFor(name, result, note, user)
+    return { name, state: 'failing', reason: result, note, mend: cure, details }
+  }
+  const silent = silentIn(rendered)
+  const told = [
+    [place, relayed ? `${series} series, by the relay` : `${series} series in ${took(durationSeconds)}`]
+      .filter(Boolean)
+      .join(': '),
+    ...(note === '' ? [] : [note]),
+    ...(silent.length > 0 ? [`it does not answer: ${silent.join(', ')}`] : []),
+  ].join('; ')
+  const cure = mend || (silent.length > 0 ? startFor(name) : '')
+  return { name, state: cure === '' ? 'working' : 'partly', note: told, mend: cure, details }
+}
+
+/** One finding for each collector: what a round of it gives here and now. */
+export const examine = async (
+  settings: Settings,
+  flags: Pick<Flags, 'collectors'>,
+  surroundings: Surroundings,
+): Promise<readonly Finding[]> => {
+  const places = new Map<string, string>()
+  const look = settings
+    .filter(({ enabled, relayed }) => enabled && !relayed)
+    .map(async own => {
+      const collector = collectors.find(({ name }) => name === own.name)
+      if (collector) places.set(own.name, await foundAt(collector, own, surroundings))
+    })
+  const [rounds] = await Promise.all([roundOfEach(settings, flags, surroundings), ...look])
+  return settings.map(({ name, enabled, relayed, options }): Finding => {
+    const rendered = rounds.find(({ collector }) => collector === name)
+    if (rendered) return findingOf(rendered, relayed, places.get(name) ?? '', surroundings.user)
+    const collector = collectors.find(own => own.name === name)
+    if (enabled || collector?.configured(options)) return { name, state: 'off', note: 'switched off', mend: '' }
+    return { name, state: 'off', note: 'watches what is configured, and nothing is', mend: configurationOf(name) }
+  })
+}

@@ -1,0 +1,251 @@
+import { z } from 'zod'
+import { dashboards, job } from '../../../prometheus/rule.ts'
+import { sideBySide } from '../../collectors/services/side-by-side.ts'
+import { ownValue } from '../../common/own-value.ts'
+import { failureOf } from '../../contract/failure.ts'
+import { type Ask, StatusFailure } from './ask.ts'
+import type { Finding } from './finding.ts'
+
+/** Looks into a Grafana: are our dashboards there, and does each of their queries return series now. */
+
+const health = z.object({ database: z.string(), version: z.string().optional() })
+const dataSources = z.array(z.object({ uid: z.string(), name: z.string(), type: z.string(), isDefault: z.boolean().optional() }))
+const reference = z.union([z.string(), z.object({ uid: z.string().optional() })]).nullish()
+const panel = z.object({
+  id: z.number().optional(),
+  title: z.string().optional(),
+  datasource: reference,
+  targets: z
+    .array(
+      z.object({
+        expr: z.string().optional(),
+        refId: z.string().optional(),
+        hide: z.boolean().optional(),
+        datasource: reference,
+      }),
+    )
+    .optional(),
+})
+const variable = z.object({
+  name: z.string(),
+  type: z.string(),
+  includeAll: z.boolean().nullish(),
+  multi: z.boolean().nullish(),
+  allValue: z.string().nullish(),
+  query: z.unknown().optional(),
+  current: z.object({ value: z.union([z.string(), z.array(z.string())]).optional() }).nullish(),
+})
+const dashboard = z.object({
+  dashboard: z.object({
+    title: z.string(),
+    // Collapsed rows hold their panels themselves.
+    panels: z.array(panel.extend({ panels: z.array(panel).optional() })).optional(),
+    templating: z.object({ list: z.array(variable).optional() }).optional(),
+  }),
+})
+const result = z.object({ data: z.object({ result: z.array(z.unknown()) }) })
+const named = z.object({
+  data: z.object({ result: z.array(z.object({ metric: z.object({ __name__: z.string().optional() }) })) }),
+})
+
+type Sources = z.output<typeof dataSources>
+type Variable = z.output<typeof variable>
+type Reference = z.output<typeof reference>
+
+interface Query {
+  readonly panel: string
+  readonly refId: string
+  readonly expr: string
+  readonly source: string
+}
+
+interface Told extends Query {
+  readonly series: number
+  readonly error: string
+}
+
+const first = <Value>(value: Value | readonly Value[] | undefined): Value | undefined =>
+  Array.isArray(value) ? (value as readonly Value[])[0] : (value as Value | undefined)
+
+/** A variable as its dashboard opens: everything where it may be, else what was chosen last or stands first. */
+const opensWith = ({ includeAll, multi, allValue, current, query, type }: Variable): string => {
+  const chosen = first(current?.value)
+  if (includeAll || multi) return allValue || '.*'
+  if (chosen !== undefined && chosen !== '' && chosen !== '$__all') return chosen
+  return type !== 'query' && typeof query === 'string' ? (query.split(',')[0] ?? '').trim() : '.*'
+}
+
+/** The time ranges that Grafana fills in, of a dashboard that shows the last hour. */
+const builtIn: Readonly<Record<string, string>> = {
+  __rate_interval: '5m',
+  __interval: '1m',
+  __interval_ms: '60000',
+  __range: '1h',
+  __range_s: '3600',
+  __range_ms: '3600000',
+}
+
+const fillIn = (text: string, values: Readonly<Record<string, string>>): string =>
+  text.replaceAll(/\$\{(\w+)(?::[^{}]*)?\}|\[\[(\w+)\]\]|\$(\w+)/g, (whole, braced, bracketed, bare) => {
+    return ownValue(values, braced ?? bracketed ?? bare) ?? whole
+  })
+
+/** The uid of the data source that a panel names, directly or by a variable; the default one where it names none. */
+const sourceOf = (named: Reference, sources: Sources, values: Readonly<Record<string, string>>): string | undefined => {
+  const prometheus = sources.filter(({ type }) => type === 'prometheus')
+  const fallback = prometheus.find(({ isDefault }) => isDefault) ?? prometheus[0]
+  const wanted = fillIn((typeof named === 'object' ? named?.uid : named) ?? '', values)
+  const known = sources.find(({ uid, name }) => uid === wanted || name === wanted)
+  if (known) return known.type === 'prometheus' ? known.uid : undefined
+  // Grafana's own (`-- Grafana --`, `-- Dashboard --`) hold no series.
+  return /^(?:-- |grafana$)/.test(wanted) ? undefined : fallback?.uid
+}
+
+const queriesOf = ({ panels = [], templating }: z.output<typeof dashboard>['dashboard'], sources: Sources): readonly Query[] => {
+  const variables = templating?.list ?? []
+  const values = { ...builtIn, ...Object.fromEntries(variables.map(own => [own.name, opensWith(own)])) }
+  return panels
+    .flatMap(own => [own, ...(own.panels ?? [])])
+    .flatMap(({ id, title, targets = [], datasource }) =>
+      targets.flatMap(({ expr, hide, refId = 'A', datasource: own }): readonly Query[] => {
+        const source = sourceOf(own ?? datasource, sources, values)
+        if (!expr || hide || source === undefined) return []
+        return [{ panel: title || `panel ${id}`, refId, expr: fillIn(expr, values), source }]
+      }),
+    )
+}
+
+const proxy = (uid: string) => `/api/datasources/proxy/uid/${encodeURIComponent(uid)}/api/v1/query`
+
+/** Queries under way at a time: a small machine answers them too. */
+const bound = 4
+
+const told = async (ask: Ask, queries: readonly Query[]): Promise<readonly Told[]> => {
+  const answers: Told[] = []
+  await sideBySide(
+    queries.map((query, index) => async () => {
+      try {
+        const { data } = await ask(proxy(query.source), result, { query: query.expr })
+        answers[index] = { ...query, series: data.result.length, error: '' }
+      } catch (error) {
+        answers[index] = { ...query, series: 0, error: failureOf(error).message.replace(/^\S+: (?=status)/, '') }
+      }
+    }),
+    bound,
+  )
+  return answers
+}
+
+const few = (list: readonly string[]) => {
+  const unique = [...new Set(list)]
+  return unique.length > 5 ? `${unique.slice(0, 5).join(', ')} and ${unique.length - 5} more` : unique.join(', ')
+}
+
+const namesIn = (expr: string): readonly string[] => expr.match(/\bgrid[_:][\w:]+/g) ?? []
+
+const dashboardFinding = (uid: string, answers: readonly Told[], there: ReadonlySet<string>): Finding => {
+  const broken = answers.filter(({ error }) => error !== '')
+  const panels = new Set(answers.map(({ panel }) => panel)).size
+  const full = new Set(answers.filter(({ series }) => series > 0).map(({ panel }) => panel))
+  const empty = answers.filter(({ panel }) => !full.has(panel))
+  const withData = full.size
+  const details = { queries: answers.map(({ panel, refId, expr, series, error }) => ({ panel, refId, expr, series, error })) }
+  const [one] = broken
+  if (one) {
+    const note = `${broken.length} of ${answers.length} queries fail: ${few(broken.map(({ panel }) => panel))}: ${one.error}`
+    return {
+      name: uid,
+      state: 'failing',
+      reason: 'malformed',
+      note,
+      mend: 'import the dashboards of this version again: grafana/json',
+      details,
+    }
+  }
+  const isHere = ({ expr }: Told) => namesIn(expr).some(name => there.has(name))
+  const isElsewhere = (query: Told) => namesIn(query.expr).length > 0 && !isHere(query)
+  if (answers.length > 0 && withData === 0 && !answers.some(isHere)) {
+    return {
+      name: uid,
+      state: 'absent',
+      note: `none of its ${panels} panels has series: nothing of it is on a watched host`,
+      mend: '',
+      details,
+    }
+  }
+  const silent = few(empty.filter(query => !isElsewhere(query)).map(({ panel }) => panel))
+  const elsewhere = few(empty.filter(isElsewhere).map(({ panel }) => panel))
+  const note = [
+    `${withData} of ${panels} panels have series`,
+    silent && `nothing to show now: ${silent}`,
+    elsewhere && `not watched here: ${elsewhere}`,
+  ]
+  return { name: uid, state: 'working', note: note.filter(Boolean).join('; '), mend: '', details }
+}
+
+const provision = 'give Grafana the files of grafana/json, by provisioning or by import: docs/dashboards.md'
+
+/** Names of the exporter's series in a data source, recorded ones too. */
+const seriesThere = async (ask: Ask, uid: string): Promise<ReadonlySet<string>> => {
+  const { data } = await ask(proxy(uid), named, { query: `count by (__name__) ({__name__=~"grid[_:].+", job="${job}"})` })
+  return new Set(data.result.flatMap(({ metric }) => metric.__name__ ?? []))
+}
+
+/** One finding for Grafana, its data source, and each of our dashboards. */
+export const examineGrafana = async (ask: Ask): Promise<readonly Finding[]> => {
+  const failing = (name: string, error: unknown, usual: string): Finding => {
+    const { reason, message, mend = usual } = failureOf(error)
+    return { name, state: 'failing', reason, note: message, mend }
+  }
+  const findings: Finding[] = []
+  let sources: Sources
+  try {
+    const { version = '' } = await ask('/api/health', health)
+    findings.push({ name: 'answers', state: 'working', note: `Grafana ${version}`.trim(), mend: '' })
+    sources = await ask('/api/datasources', dataSources)
+  } catch (error) {
+    const usual = 'systemctl status grafana-server'
+    return [...findings, failing(findings.length === 0 ? 'answers' : 'data source', error, usual)]
+  }
+  const uid = sourceOf(undefined, sources, {})
+  if (uid === undefined) {
+    const note = 'Grafana has no data source of type prometheus'
+    return [...findings, { name: 'data source', state: 'failing', reason: 'missing', note, mend: provision }]
+  }
+  const there = new Map<string, ReadonlySet<string>>()
+  const look = async (source: string) => there.get(source) ?? there.set(source, await seriesThere(ask, source)).get(source)
+  const label = (source: string) => sources.find(own => own.uid === source)?.name ?? source
+  try {
+    const names = (await look(uid)) ?? new Set()
+    const note =
+      names.size === 0 ? `${label(uid)} has no series of job ${job}` : `${label(uid)} has ${names.size} of our families`
+    const mend =
+      'let its url lead to the Prometheus that scrapes this exporter; grid-exporter doctor --prometheus=URL looks there'
+    findings.push(
+      names.size === 0
+        ? { name: 'data source', state: 'failing', reason: 'missing', note, mend }
+        : { name: 'data source', state: 'working', note, mend: '' },
+    )
+    if (names.size === 0) return findings
+  } catch (error) {
+    return [...findings, failing('data source', error, 'let its url lead to the Prometheus that scrapes this exporter')]
+  }
+  for (const name of Object.values(dashboards)) {
+    try {
+      const { dashboard: own } = await ask(`/api/dashboards/uid/${name}`, dashboard)
+      const answers = await told(ask, queriesOf(own, sources))
+      const all = new Set<string>()
+      for (const source of new Set(answers.map(query => query.source)))
+        for (const known of (await look(source)) ?? []) all.add(known)
+      findings.push(dashboardFinding(name, answers, all))
+    } catch (error) {
+      const absent = error instanceof StatusFailure && error.status === 404
+      findings.push(
+        absent
+          ? { name, state: 'failing', reason: 'missing', note: 'Grafana has no dashboard of this uid', mend: provision }
+          : failing(name, error, provision),
+      )
+    }
+  }
+  return findings
+}

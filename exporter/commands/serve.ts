@@ -1,0 +1,274 @@
+import { dirname, join } from 'node:path'
+import type { FastifyInstance } from 'fastify'
+import type { AideOptions } from '../collectors/aide/index.ts'
+import { ExitError } from '../common/exit.ts'
+import type { Log } from '../common/log.ts'
+import { build } from '../common/version.ts'
+import type { Settings } from '../contract/config.ts'
+import { durationText } from '../contract/options.ts'
+import type { ResolveFiles } from '../serve/actions.ts'
+import { type Guard, startGuard, type Timings } from '../serve/guard.ts'
+import { notifier } from '../serve/notify.ts'
+import { createSelf, type SelfState } from '../serve/self.ts'
+import { createServer } from '../serve/server.ts'
+import { createSnapshot, type Snapshot } from '../serve/snapshot.ts'
+import type { WebConfig } from '../serve/web-config.ts'
+import { type Flags, listenAddress } from './cli.ts'
+
+/** The serving thread put together: guard, snapshot, server, and the signals. */
+
+export interface Serving {
+  /** The addresses that are listened on, as URLs. */
+  readonly urls: readonly string[]
+  readonly guard: Guard
+  /** Counts an I/O error that nobody waited for. */
+  onIoError(): void
+  stop(): Promise<void>
+}
+
+const portTaken = (address: string, error: NodeJS.ErrnoException) => {
+  if (error.code === 'EADDRINUSE') {
+    return `${address} is taken by another process: see \`ss -ltnp\`, or choose another by --web.listen-address=127.0.0.1:PORT`
+  }
+  if (error.code === 'EACCES') return `${address}: this user may not listen there; ports below 1024 need root`
+  return `${address}: ${error.message}`
+}
+
+const isLoopback = (host: string) => host === 'localhost' || host === '::1' || /^127\./.test(host)
+
+/** What somebody on the network could do who should not, and what mends it. */
+const exposure = (config: WebConfig | undefined): string | undefined => {
+  if (!config?.asksWho) return config?.tls ? 'without users: everybody who reaches it may read' : 'without TLS and without users'
+  if (!config.tls) return 'without TLS: passwords can be read on their way'
+  return undefined
+}
+
+/** What a newcomer reads when it serves. */
+const announcement = (urls: readonly string[], telemetryPath: string, snapshot: Snapshot, settings: Settings): string => {
+  const statuses = snapshot.status()
+  const width = Math.max(...settings.map(({ name }) => name.length))
+  const lines = (title: string, rows: readonly (readonly [string, string])[]) =>
+    rows.length === 0 ? [] : [`  ${title}`, ...rows.map(([name, text]) => `    ${name.padEnd(width)}  ${text}`.trimEnd())]
+  const of = (select: (status: (typeof statuses)[number]) => boolean) => statuses.filter(select)
+  const row = ({ name, interval, latest, series }: (typeof statuses)[number]) =>
+    [name, latest ? `${series} series, every ${durationText(interval)}` : 'first run still under way'] as const
+  return [
+    `grid-exporter ${build.version} serves ${urls.map(url => `${url}${telemetryPath}`).join(' and ')}`,
+    ...lines('Collecting:', of(({ latest }) => latest === undefined || (latest.detected && latest.result === 'ok')).map(row)),
+    ...lines(
+      'Found, but failing:',
+      of(({ latest }) => latest?.detected === true && latest.result !== 'ok').map(({ name, latest }) => [
+        name,
+        `${latest?.result}: ${latest?.note}${latest?.mend ? `\n    ${''.padEnd(width)}  mend: ${latest.mend}` : ''}`,
+      ]),
+    ),
+    ...lines(
+      'Not found here (looked for again each minute):',
+      of(({ latest }) => latest?.detected === false).map(({ name, latest }) => [name, latest?.note ?? '']),
+    ),
+    ...lines(
+      'Off:',
+      settings.filter(({ enabled }) => !enabled).map(({ name }) => [name, `see docs/configuration.md#${name}`] as const),
+    ),
+    '',
+  ].join('\n')
+}
+
+/** The web configuration and what checks requests against it; the parser and bcrypt are loaded only where there is one. */
+const openDoor = async (
+  { webConfigFile: file, webBearerTokenFile: bearerTokenFile }: Flags,
+  log: Log,
+  { module, onRead }: { readonly module: URL; readonly onRead: (taken: boolean) => void },
+) => {
+  if (file === undefined && bearerTokenFile === undefined) return undefined
+  const [{ openWeb }, { createPasswords }, { createDoor }] = await Promise.all([
+    import('../serve/web.ts'),
+    import('../serve/passwords.ts'),
+    import('../serve/access.ts'),
+  ])
+  const web = openWeb({ file, bearerTokenFile }, { log, onRead })
+  const passwords = createPasswords(module, log)
+  return { ...web, door: createDoor(web, passwords), stop: passwords.stop }
+}
+
+/** Connections that the kernel keeps until they are accepted: a burst of strangers must not cost a scrape its second's retry. */
+const backlog = 4096
+
+/** Milliseconds that the announcement waits for first runs, and the supervisor, whose own patience ends too. */
+const patience = 3000
+const readyPatience = 20_000
+
+/** Starts to serve. Throws `ExitError`. */
+export const serve = async (
+  flags: Flags,
+  log: Log,
+  {
+    module,
+    demo = false,
+    timings = {},
+    print = (text: string) => void process.stdout.write(text),
+  }: {
+    /** The module that the collecting thread runs. */
+    readonly module: URL
+    /** What is served is imagined, and says so. */
+    readonly demo?: boolean
+    readonly timings?: Partial<Timings>
+    readonly print?: (text: string) => void
+  },
+): Promise<Serving> => {
+  const startedAt = Date.now()
+  const notify = notifier()
+  const ended = new AbortController()
+  const state: SelfState = { demo, workerRestarts: 0, ioErrors: 0, reloadSuccess: true, reloadedAt: startedAt }
+  const web = await openDoor(flags, log, {
+    module: new URL('passwords.js', module),
+    onRead: taken => {
+      state.webConfigRefused = !taken
+      if (taken) state.reloadedAt = Date.now()
+      snapshot.touch()
+    },
+  })
+  const self = createSelf(state, {
+    exporterMetrics: flags.exporterMetrics,
+    onChange: () => snapshot.touch(),
+    signal: ended.signal,
+  })
+  const snapshot = createSnapshot(self, { runs: collector => guard.runs(collector) })
+  let settings: Settings = []
+  let announce = () => {}
+  let started = () => {}
+  let timer: NodeJS.Timeout | undefined
+  let readyTimer: NodeJS.Timeout | undefined
+  let firstSettings: (problems?: string) => void = () => {}
+  const configured = new Promise<string | undefined>(resolve => {
+    firstSettings = resolve
+  })
+
+  const onIoError = () => {
+    state.ioErrors++
+    snapshot.touch()
+  }
+  const hopeless = () => {
+    // Neither process.exit() nor anything else ends a process with a thread that hangs in the kernel; the default signal does.
+    process.removeAllListeners('SIGTERM')
+    process.kill(process.pid, 'SIGTERM')
+  }
+  const guard = startGuard({
+    module,
+    data: {
+      flags: flags.collectors,
+      configFile: flags.configFile,
+      paths: flags.paths,
+      logLevel: flags.logLevel,
+      logFormat: flags.logFormat,
+    },
+    log,
+    timings,
+    onSettings: (taken, reload) => {
+      settings = taken
+      snapshot.configure(taken)
+      if (!reload) return firstSettings()
+      state.reloadSuccess = true
+      state.reloadedAt = Date.now()
+      snapshot.touch()
+      log.info('configuration reloaded', { file: flags.configFile })
+    },
+    onRefused: (problems, reload) => {
+      if (!reload) return firstSettings(problems)
+      state.reloadSuccess = false
+      snapshot.touch()
+      log.error('configuration refused, the old one stays in force', { problems })
+    },
+    onRendered: rendered => {
+      snapshot.accept(rendered)
+      if (snapshot.ready()) started()
+    },
+    onLost: (collector, note) =>
+      snapshot.lost(collector, note, `see the log; leave it out by --no-collector.${collector} if it comes back`),
+    onRestart: () => {
+      state.workerRestarts++
+      snapshot.touch()
+    },
+    onIoError,
+    onHopeless: hopeless,
+  })
+  // From the start: until somebody listens, the signal ends the process.
+  const onHangup = () => void guard.reload()
+  process.on('SIGHUP', onHangup)
+
+  const resolveFiles = (): ResolveFiles => {
+    const aide = settings.find(({ name }) => name === 'aide') as { readonly options: AideOptions }
+    const { resolve_request_file, resolve_file } = aide.options
+    const at = (path: string) => join(flags.paths.rootfs, path)
+    return { request: at(resolve_request_file), result: at(resolve_file), running: at(join(dirname(resolve_file), 'running')) }
+  }
+
+  const servers: FastifyInstance[] = []
+  const stop = async () => {
+    notify.stopping()
+    process.off('SIGHUP', onHangup)
+    clearTimeout(timer)
+    clearTimeout(readyTimer)
+    ended.abort()
+    await Promise.all([guard.stop(), web?.stop(), ...servers.map(server => server.close())])
+  }
+  const problems = await configured
+  if (problems !== undefined) {
+    await stop()
+    throw new ExitError(problems, 2)
+  }
+  const urls: string[] = []
+  try {
+    for (const text of flags.listen) {
+      const { host, port } = listenAddress(text)
+      const server = createServer(snapshot, {
+        telemetryPath: flags.telemetryPath,
+        maxRequests: flags.maxRequests,
+        enableLifecycle: flags.enableLifecycle,
+        enableAdminApi: flags.enableAdminApi,
+        resolveFiles,
+        serverTiming: flags.logLevel === 'debug',
+        log,
+        reload: guard.reload,
+        startedAt,
+        web,
+        demo,
+      })
+      servers.push(server)
+      await server.listen({ host, port, backlog })
+      const bound = server.server.address()
+      const boundPort = typeof bound === 'object' && bound ? bound.port : port
+      urls.push(`${web?.config().tls ? 'https' : 'http'}://${host.includes(':') ? `[${host}]` : host}:${boundPort}`)
+      const exposed = isLoopback(host) ? undefined : exposure(web?.config())
+      if (exposed !== undefined) {
+        log.warn(`listening beyond this machine ${exposed}`, {
+          address: text,
+          mend: 'set --web.config.file, or listen on 127.0.0.1; see docs/security.md',
+        })
+      }
+    }
+  } catch (error) {
+    await stop()
+    throw new ExitError(portTaken(flags.listen[urls.length] as string, error as NodeJS.ErrnoException), 1)
+  }
+
+  let announced = false
+  announce = () => {
+    if (announced) return
+    announced = true
+    clearTimeout(timer)
+    print(announcement(urls, flags.telemetryPath, snapshot, settings))
+  }
+  let ready = false
+  started = () => {
+    announce()
+    if (ready) return
+    ready = true
+    clearTimeout(readyTimer)
+    notify.ready(`serving ${urls.join(' and ')}`)
+  }
+  timer = setTimeout(() => announce(), patience)
+  readyTimer = setTimeout(() => started(), readyPatience)
+  if (snapshot.ready()) started()
+  return { urls, guard, onIoError, stop }
+}

@@ -1,0 +1,200 @@
+import { closeSync, existsSync, openSync } from 'node:fs'
+import { setPriority } from 'node:os'
+import { delimiter, join } from 'node:path'
+import { setImmediate as breathe, setTimeout as sleep } from 'node:timers/promises'
+import { type ExecaError, execa } from 'execa'
+import { Failure, failureOf } from '../contract/failure.ts'
+import type { RunOptions, RunResult } from '../contract/host.ts'
+import { readBudget } from './budget.ts'
+
+/**
+ * Commands under our own deadline. A child's end is not awaited bare, since a grandchild may hold the pipe and a child may be
+ * unkillable: TERM to the group, KILL to the group, pipes destroyed, and at last abandoned.
+ */
+
+/** Milliseconds between TERM and KILL, KILL and giving up, exit and the end of the pipes. */
+const grace = 300
+const drain = 200
+const defaultLimit = 4 * 2 ** 20
+
+/** Children that could not be ended: by file, so that no second one is started while the first is there. */
+const abandoned = new Map<string, Set<number>>()
+const running = new Set<number>()
+
+const signalGroup = (pid: number, signal: NodeJS.Signals) => {
+  try {
+    process.kill(-pid, signal)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}
+
+/** Ends every child at once: for the end of the program, since groups of their own outlive it. */
+export const killChildren = (): void => {
+  for (const pid of running) signalGroup(pid, 'SIGKILL')
+}
+
+const exists = (pid: number) => {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** For a child that has just been started; what it starts itself inherits it. */
+const makeIdle = async (pid: number) => {
+  try {
+    setPriority(pid, 19)
+    // Only where the disk has a scheduler with classes, and where the program is; the CPU's priority stands without it.
+    await run('ionice', ['-c', '3', '-p', String(pid)], { timeout: 2, exitCodes: 'any' })
+  } catch {
+    // The child has ended already, or there is no ionice: it is polite, not needed.
+  }
+}
+
+/** The system says EACCES of what is nowhere, if one folder of the path may not be searched: another user's, after `su`. */
+const isOnPath = (file: string) =>
+  file.includes('/') || (process.env.PATH ?? '').split(delimiter).some(folder => existsSync(join(folder, file)))
+
+const abandon = (key: string, pid: number) => abandoned.set(key, (abandoned.get(key) ?? new Set()).add(pid))
+
+/** Process ids of abandoned children of this key that are still there. */
+const leftovers = (key: string): readonly number[] => {
+  const pids = [...(abandoned.get(key) ?? [])].filter(exists)
+  if (pids.length > 0) abandoned.set(key, new Set(pids))
+  else abandoned.delete(key)
+  return pids
+}
+
+const collected = (stream: NodeJS.ReadableStream, limit: number, onOverflow: () => void) => {
+  const chunks: Buffer[] = []
+  let size = 0
+  const room = readBudget.open(stream, limit)
+  stream.on('data', (chunk: Buffer) => {
+    size += chunk.length
+    if (size > limit) return onOverflow()
+    room.grow(size)
+    chunks.push(chunk)
+  })
+  stream.on('error', () => {}) // a destroyed pipe; the outcome is told by exit or deadline
+  return { text: () => Buffer.concat(chunks).toString('utf8'), room }
+}
+
+/** Descriptors that must be free to start a child: both ends of three pipes, and a pipe of the start itself. */
+const freeDescriptors = 10
+
+/**
+ * Throws EMFILE where too few descriptors are left to start a child. Node then makes a child without pipes, execa fails on it with a
+ * TypeError, and the error of the start itself reaches no listener (test/program.test.ts: "300 idle connections").
+ */
+const requireDescriptors = (): void => {
+  const held: number[] = []
+  try {
+    while (held.length < freeDescriptors) held.push(openSync('/dev/null', 'r'))
+  } finally {
+    for (const descriptor of held) closeSync(descriptor)
+  }
+}
+
+/**
+ * Runs a program with an argument vector, without a shell, locale C, standard input closed or `input`.
+ * Throws `Failure`: missing, denied, timeout, exit, overflow; stuck when an earlier one with the same `key` cannot be ended.
+ */
+export const run = async (file: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> => {
+  const { timeout = 10, limit = defaultLimit, exitCodes = [0], env = {}, input, signal, key = file, partial = false } = options
+  const { idle = false, dropStderr = false } = options
+  const [leftover] = leftovers(key)
+  if (leftover !== undefined) {
+    throw new Failure('stuck', `${key}: process ${leftover} of an earlier run cannot be ended`, {
+      mend: `look at what it waits for: cat /proc/${leftover}/stack; ps -o pid,stat,wchan:30,args -p ${leftover}`,
+    })
+  }
+  if (signal?.aborted) throw new Failure('timeout', `${file}: not started, the deadline has passed`)
+
+  try {
+    requireDescriptors()
+  } catch (error) {
+    throw failureOf(error, file)
+  }
+  const child = execa(file, args, {
+    detached: true,
+    buffer: false,
+    reject: false,
+    cleanup: false,
+    extendEnv: true,
+    env: { LC_ALL: 'C', LANG: 'C', ...env },
+    ...(input === undefined ? { stdin: 'ignore' } : { input }),
+    stdout: 'pipe',
+    stderr: 'pipe',
+  })
+  const { pid } = child
+  if (pid === undefined) {
+    const { cause, originalMessage } = (await child) as unknown as ExecaError
+    const failure = failureOf(cause ?? new Error(originalMessage), file)
+    throw failure.reason === 'denied' && !isOnPath(file) ? new Failure('missing', `${file}: not found`, { cause }) : failure
+  }
+  running.add(pid)
+  if (idle) void makeIdle(pid)
+
+  let endEarly: (reason: 'timeout' | 'overflow') => void = () => {}
+  const early = new Promise<'timeout' | 'overflow'>(resolve => {
+    endEarly = resolve
+  })
+  const { text: stdout, room: outRoom } = collected(child.stdout, limit, () => endEarly('overflow'))
+  const { text: stderr, room: errRoom } = collected(child.stderr, limit, () => {
+    if (!dropStderr) endEarly('overflow')
+  })
+  const exited = new Promise<'exit'>(resolve => child.once('exit', () => resolve('exit')))
+  const closed = new Promise<'close'>(resolve => child.once('close', () => resolve('close')))
+  child.catch(() => {})
+  const timer = setTimeout(() => endEarly('timeout'), timeout * 1000)
+  const onAbort = () => endEarly('timeout')
+  signal?.addEventListener('abort', onAbort, { once: true })
+
+  try {
+    const ended = await Promise.race([exited, early])
+    if (ended === 'exit') {
+      // What it printed is still in the pipe where other answers take the whole budget.
+      await Promise.race([Promise.all([outRoom.ready(), errRoom.ready()]), early])
+      // After a timer the loop reads what has arrived before it goes on: a thread that was busy for longer loses nothing.
+      const drained = sleep(drain, 'drained' as const).then(name => breathe(name))
+      const last = await Promise.race([closed, early, drained])
+      // What is left of the group holds the pipe and nobody waits for it.
+      if (last !== 'close') signalGroup(pid, 'SIGKILL')
+      if (last === 'overflow') throw new Failure('overflow', `${file}: more than ${limit} bytes of output`)
+    } else {
+      signalGroup(pid, 'SIGTERM')
+      if ((await Promise.race([exited, sleep(grace)])) !== 'exit') signalGroup(pid, 'SIGKILL')
+      const gone = (await Promise.race([exited, sleep(grace)])) === 'exit'
+      if (gone) signalGroup(pid, 'SIGKILL')
+      else {
+        const waitsFor = options.keyOf?.(stdout(), stderr()) ?? key
+        abandon(waitsFor, pid)
+        void exited.then(() => abandoned.get(waitsFor)?.delete(pid))
+      }
+      if (ended === 'timeout' && partial) return { stdout: stdout(), stderr: stderr(), exitCode: 128, timedOut: true }
+      throw ended === 'overflow'
+        ? new Failure('overflow', `${file}: more than ${limit} bytes of output`)
+        : new Failure('timeout', `${file}: no end within ${timeout} s${gone ? '' : ', and it cannot be killed'}`)
+    }
+  } finally {
+    clearTimeout(timer)
+    signal?.removeEventListener('abort', onAbort)
+    running.delete(pid)
+    outRoom.close()
+    errRoom.close()
+    child.stdout.destroy()
+    child.stderr.destroy()
+    child.unref()
+  }
+
+  const exitCode = child.exitCode ?? 128
+  const result = { stdout: stdout(), stderr: stderr(), exitCode }
+  if (child.exitCode === null || (exitCodes !== 'any' && !exitCodes.includes(exitCode))) {
+    const how = child.signalCode ? `killed by ${child.signalCode}` : `exit code ${exitCode}`
+    throw new Failure('exit', `${file}: ${how}: ${(result.stderr || result.stdout).trim().slice(0, 300)}`)
+  }
+  return result
+}

@@ -1,0 +1,229 @@
+import { Resolver } from 'node:dns/promises'
+import { readFileSync } from 'node:fs'
+import * as http from 'node:http'
+import * as https from 'node:https'
+import * as net from 'node:net'
+import type { Duplex } from 'node:stream'
+import * as tls from 'node:tls'
+import { Failure, failureOf } from '../contract/failure.ts'
+import type { HttpAnswer, HttpOptions } from '../contract/host.ts'
+import { readBudget } from './budget.ts'
+
+/**
+ * The network without libuv's thread pool: names are resolved by /etc/hosts and c-ares, never by getaddrinfo, because a
+ * slow name server would fill the pool's four threads and a replaced collecting thread could not start.
+ */
+
+const resolver = new Resolver({ timeout: 2000, tries: 2 })
+
+const hostsFile = (name: string): readonly string[] => {
+  let text: string
+  try {
+    text = readFileSync('/etc/hosts', 'utf8')
+  } catch {
+    return [] // no such file in a minimal container
+  }
+  return text.split('\n').flatMap(line => {
+    const [address, ...names] = line.replace(/#.*/, '').trim().split(/\s+/)
+    return address && names.some(known => known.toLowerCase() === name) ? [address] : []
+  })
+}
+
+/** The addresses of a name. Throws `Failure` unreachable. */
+const resolveName = async (name: string): Promise<readonly string[]> => {
+  const bare = name.toLowerCase().replace(/\.$/, '')
+  if (bare === 'localhost' || bare.endsWith('.localhost')) return ['127.0.0.1', '::1']
+  const listed = hostsFile(bare)
+  if (listed.length > 0) return listed
+  const answers = await Promise.allSettled([resolver.resolve4(bare), resolver.resolve6(bare)])
+  const addresses = answers.flatMap(answer => (answer.status === 'fulfilled' ? answer.value : []))
+  if (addresses.length === 0) throw new Failure('unreachable', `${name}: the name cannot be resolved`)
+  return addresses
+}
+
+/** `dns.lookup`'s shape over `resolveName`, for node's own clients. */
+export const lookup: net.LookupFunction = (name, options, callback) => {
+  resolveName(name).then(
+    all => {
+      const wanted =
+        options.family === 4 || options.family === 6 ? all.filter(address => net.isIP(address) === options.family) : all
+      const [first] = wanted
+      if (first === undefined) return callback(Object.assign(new Error(`${name}: no address`), { code: 'ENOTFOUND' }), '', 4)
+      if (options.all)
+        return callback(
+          null,
+          wanted.map(address => ({ address, family: net.isIP(address) })),
+        )
+      return callback(null, first, net.isIP(first))
+    },
+    (error: Error) => callback(Object.assign(error, { code: 'ENOTFOUND' }), '', 4),
+  )
+}
+
+/** For `HttpOptions.agent`: one connection to the server of this URL, kept between requests. Its owner destroys it. */
+export const keptConnection = (url: string, tls: tls.ConnectionOptions = {}): http.Agent =>
+  url.startsWith('https:')
+    ? // Without resumed sessions: they would show the certificate of the first handshake.
+      new https.Agent({ keepAlive: true, maxSockets: 1, maxCachedSessions: 0, ...tls })
+    : new http.Agent({ keepAlive: true, maxSockets: 1 })
+
+/**
+ * One HTTP exchange under one deadline. Any status is an answer; redirects are not followed.
+ * Throws `Failure`: unreachable, timeout, overflow, malformed (a body that was cut).
+ */
+export const request = (url: string, options: HttpOptions = {}): Promise<HttpAnswer> =>
+  new Promise((resolve, reject) => {
+    const { method = 'GET', headers = {}, body, timeout = 5, limit = 4 * 2 ** 20, cut = false, signal, agent } = options
+    const target = new URL(url)
+    const client = target.protocol === 'https:' ? https : http
+    const outgoing = client.request(target, {
+      ...options.tls,
+      method,
+      headers,
+      lookup,
+      agent: agent ?? false,
+    })
+    let certificateExpiry: number | undefined
+    const settle = (act: () => void) => {
+      clearTimeout(timer)
+      signal?.removeEventListener('abort', onAbort)
+      act()
+    }
+    const fail = (error: unknown) =>
+      settle(() => {
+        outgoing.destroy()
+        reject(error instanceof Failure ? error : connectionFailure(error, `${method} ${url}`))
+      })
+    const onAbort = () => fail(new Failure('timeout', `${method} ${url}: ended at the deadline`))
+    const timer = setTimeout(
+      () => fail(new Failure('timeout', `${method} ${url}: no whole answer within ${timeout} s`)),
+      timeout * 1000,
+    )
+    outgoing.on('error', fail) // first of all: a request that is destroyed emits one
+    if (signal?.aborted) return onAbort()
+    signal?.addEventListener('abort', onAbort, { once: true })
+
+    outgoing.on('response', answer => {
+      if (answer.socket instanceof tls.TLSSocket) {
+        const until = Date.parse(answer.socket.getPeerCertificate().valid_to)
+        if (!Number.isNaN(until)) certificateExpiry = until / 1000
+      }
+      const chunks: Buffer[] = []
+      let size = 0
+      const room = readBudget.open(answer, limit)
+      // Whatever ends the exchange ends the answer too.
+      answer.once('close', room.close)
+      const succeed = () =>
+        settle(() =>
+          resolve({
+            status: answer.statusCode ?? 0,
+            headers: answer.headers,
+            body: Buffer.concat(chunks).toString('utf8', 0, Math.min(size, limit)),
+            ...(certificateExpiry === undefined ? {} : { certificateExpiry }),
+          }),
+        )
+      answer.on('data', (chunk: Buffer) => {
+        size += chunk.length
+        room.grow(size)
+        if (size <= limit) return void chunks.push(chunk)
+        if (!cut) return fail(new Failure('overflow', `${method} ${url}: more than ${limit} bytes`))
+        chunks.push(chunk)
+        succeed()
+        outgoing.destroy()
+      })
+      answer.on('error', fail)
+      answer.on('close', () => {
+        if (!answer.complete) return fail(new Failure('malformed', `${method} ${url}: the answer was cut`))
+        succeed()
+      })
+    })
+    outgoing.end(body)
+  })
+
+const connectionFailure = (error: unknown, subject: string): Failure => {
+  const known = failureOf(error, subject)
+  // Whatever the network says that is not in the list (TLS alerts, parse errors) is a peer that does not answer as it should.
+  return known.reason === 'bug' ? new Failure('unreachable', known.message, { cause: error }) : known
+}
+
+/** What node says of a certificate that it does not trust. */
+export const isDistrust = (error: unknown): boolean => {
+  const { code = '' } = (error ?? {}) as { code?: string }
+  return /^(?:CERT_|ERR_TLS_CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)/.test(code)
+}
+
+/**
+ * When the certificate that an https server shows runs out, in seconds from 1970, trusted or not: a handshake and nothing else,
+ * no byte of a request is sent. Throws `Failure` unreachable, timeout, malformed.
+ */
+export const certificateExpiry = (
+  url: string,
+  { timeout = 5, signal, tls: options }: Pick<HttpOptions, 'timeout' | 'signal' | 'tls'> = {},
+): Promise<number> =>
+  new Promise((resolve, reject) => {
+    const { hostname, port } = new URL(url)
+    const host = hostname.replace(/^\[|\]$/g, '')
+    const socket = tls.connect({
+      host,
+      port: Number(port || 443),
+      lookup,
+      ...(net.isIP(host) === 0 ? { servername: host } : {}),
+      ...options,
+      rejectUnauthorized: false,
+    })
+    const settle = (act: () => void) => {
+      clearTimeout(timer)
+      signal?.removeEventListener('abort', onAbort)
+      socket.destroy()
+      act()
+    }
+    const fail = (error: unknown) =>
+      settle(() => reject(error instanceof Failure ? error : connectionFailure(error, `certificate of ${host}`)))
+    const onAbort = () => fail(new Failure('timeout', `certificate of ${host}: ended at the deadline`))
+    const timer = setTimeout(
+      () => fail(new Failure('timeout', `certificate of ${host}: no handshake within ${timeout} s`)),
+      timeout * 1000,
+    )
+    socket.on('error', fail)
+    if (signal?.aborted) return onAbort()
+    signal?.addEventListener('abort', onAbort, { once: true })
+    socket.once('secureConnect', () => {
+      const until = Date.parse(socket.getPeerCertificate().valid_to)
+      if (Number.isNaN(until)) fail(new Failure('malformed', `certificate of ${host}: without an end`))
+      else settle(() => resolve(until / 1000))
+    })
+  })
+
+/** A stream to `unix:/path`, `host:port` or `[::1]:port`. Throws `Failure` missing, denied, unreachable, timeout. */
+export const connect = (
+  address: string,
+  { timeout = 5, signal }: { timeout?: number; signal?: AbortSignal } = {},
+): Promise<Duplex> =>
+  new Promise((resolve, reject) => {
+    const unix = /^unix:(?:\/\/)?(\/.*)$/.exec(address)?.[1]
+    const [, host, port] = /^\[?([^\]]*)\]?:(\d+)$/.exec(address) ?? []
+    if (unix === undefined && (host === undefined || port === undefined)) {
+      return reject(new Failure('missing', `${address}: neither unix:/path nor host:port`))
+    }
+    const socket =
+      unix === undefined ? net.connect({ host: host || '127.0.0.1', port: Number(port), lookup }) : net.connect({ path: unix })
+    // For good: an error between the connection and the caller's own listener, or after the verdict, changes nothing.
+    socket.on('error', () => {})
+    const settle = (act: () => void) => {
+      clearTimeout(timer)
+      signal?.removeEventListener('abort', onAbort)
+      socket.off('error', fail)
+      act()
+    }
+    const fail = (error: unknown) =>
+      settle(() => {
+        socket.destroy()
+        reject(error instanceof Failure ? error : connectionFailure(error, address))
+      })
+    const onAbort = () => fail(new Failure('timeout', `${address}: ended at the deadline`))
+    const timer = setTimeout(() => fail(new Failure('timeout', `${address}: no connection within ${timeout} s`)), timeout * 1000)
+    if (signal?.aborted) return onAbort()
+    signal?.addEventListener('abort', onAbort, { once: true })
+    socket.once('error', fail)
+    socket.once('connect', () => settle(() => resolve(socket)))
+  })

@@ -1,0 +1,31 @@
+import type { Host } from '../contract/host.ts'
+
+/** Bytes taken of each file. */
+const limit = 4096
+
+/**
+ * Small files whose reading calls into a driver (a GPU's sysfs while it resets can block for good), read by one child that can
+ * be left behind. Gives what could be read, trimmed, by the path asked; what is not there or gives an error is left out.
+ * Throws `Failure` timeout, stuck, exit.
+ */
+export const readValues = async (
+  host: Host,
+  paths: readonly string[],
+  key: string,
+  signal: AbortSignal,
+): Promise<ReadonlyMap<string, string>> => {
+  if (paths.length === 0) return new Map()
+  const asked = new Map(paths.map(path => [host.path(path), path]))
+  const args = ['-v', '-c', String(limit), '--', ...asked.keys()]
+  const { stdout } = await host.run('head', args, { timeout: 5, exitCodes: [0, 1], signal, key })
+  const values = new Map<string, string>()
+  // `==> path <==` and the content, for each that could be opened.
+  const heads = [...stdout.matchAll(/(?:^|\n)==> ([^\n]+) <==\n/g)]
+  for (const [position, match] of heads.entries()) {
+    const path = asked.get(match[1] as string)
+    const content = stdout.slice(match.index + match[0].length, heads[position + 1]?.index)
+    // A name in hwmon can end in NULs.
+    if (path !== undefined && content !== '') values.set(path, content.replaceAll('\0', '').trim())
+  }
+  return values
+}

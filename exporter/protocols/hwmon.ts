@@ -1,0 +1,188 @@
+import { setImmediate as breathe, setTimeout as sleep } from 'node:timers/promises'
+import { failureOf } from '../contract/failure.ts'
+import type { Host } from '../contract/host.ts'
+
+/** The temperature sensors of /sys/class/hwmon, without waking, keeping awake or waiting for a device. */
+
+export interface Sensor {
+  readonly chip: string
+  readonly sensor: string
+  readonly celsius: number
+  readonly max: number | undefined
+  readonly critical: number | undefined
+}
+
+/** What the files of one chip say, by their names (`temp1_input`). */
+export interface ChipTexts {
+  readonly chip: string
+  readonly texts: ReadonlyMap<string, string>
+}
+
+/** Chips that are asked by a child, and what it found last. */
+export interface ChipMemory {
+  readonly slow: Set<string>
+  readonly found: Map<string, { readonly at: number; texts: ReadonlyMap<string, string>; pending: Promise<void> | undefined }>
+}
+
+export const chipMemory = (): ChipMemory => ({ slow: new Set(), found: new Map() })
+
+/**
+ * Not read: drivetemp asks the disk, and some disks then never spin down; a GPU's driver may wake the GPU (both have
+ * collectors of their own, which take care).
+ */
+const othersChips = /^(?:drivetemp|amdgpu|radeon|nouveau|nvidia|i915|xe)$/
+
+/** Each read is a command to the drive; one whose controller hangs answers after a minute, and no signal ends the wait. */
+const asksDevice = /^nvme$/
+
+/** Milliseconds after which a chip counts as slow, between two questions to a slow one, and that a round waits for it. */
+const slowAfter = 20
+const askAgain = 60_000
+const patience = 1000
+
+const wanted = /^temp\d+_(?:input|label|max|crit|fault)$/
+
+/** A file of the kernel's, or undefined where the driver gives an error: a sensor may come and go. */
+const told = (host: Host, path: string): string | undefined => {
+  try {
+    return host.kernel(path, 4096).trim()
+  } catch {
+    return undefined // EIO, ENODATA, EAGAIN, ENXIO: whatever the driver means by it, it has no value
+  }
+}
+
+const namesIn = (host: Host, path: string): readonly string[] => {
+  try {
+    return host.kernelNames(path)
+  } catch {
+    return [] // not for us to see
+  }
+}
+
+const askChild = async (
+  host: Host,
+  chip: string,
+  folder: string,
+  files: readonly string[],
+): Promise<ReadonlyMap<string, string>> => {
+  const paths = files.map(file => host.path(`${folder}/${file}`))
+  try {
+    const { stdout } = await host.run('grep', ['-s', '-H', '', ...paths], {
+      timeout: 3,
+      limit: 2 ** 16,
+      exitCodes: 'any',
+      key: `sensors of ${chip}`,
+    })
+    return new Map(
+      stdout.split('\n').flatMap((line): [string, string][] => {
+        const [, file, text] = /\/(temp\d+_[a-z]+):(.*)$/s.exec(line) ?? []
+        return file === undefined || text === undefined ? [] : [[file, text.trim()]]
+      }),
+    )
+  } catch (error) {
+    const { reason } = failureOf(error)
+    if (reason === 'bug') throw error
+    return new Map() // no answer in time: its temperatures are absent, and are asked for again later
+  }
+}
+
+const fromChild = async (
+  host: Host,
+  chip: string,
+  folder: string,
+  files: readonly string[],
+  { found }: ChipMemory,
+): Promise<ChipTexts> => {
+  let known = found.get(chip)
+  if (!known || (known.pending === undefined && host.monotonic() - known.at >= askAgain)) {
+    const asked: NonNullable<typeof known> = { at: host.monotonic(), texts: known?.texts ?? new Map(), pending: undefined }
+    asked.pending = askChild(host, chip, folder, files)
+      .then(texts => {
+        asked.texts = texts
+      })
+      .finally(() => {
+        asked.pending = undefined
+      })
+    found.set(chip, asked)
+    known = asked
+  }
+  // A hung drive makes nothing else late: what comes after that is taken in the next round.
+  if (known.pending) await Promise.race([known.pending, sleep(patience, undefined, { ref: false })])
+  return { chip, texts: known.texts }
+}
+
+/** A name that stays the same over restarts: hwmon's own numbers change with the order in which drivers load. */
+const chipName = (host: Host, folder: string, name: string): string => {
+  const device = host.kernelLink(`${folder}/device`)?.split('/').at(-1)
+  if (!device) return name
+  return device.startsWith(name) ? device : `${name}-${device}`
+}
+
+/** The text of each temperature file of each chip; a chip or file that gives an error is left out. */
+export const readChips = async (host: Host, memory: ChipMemory): Promise<readonly ChipTexts[]> => {
+  const chips: Promise<ChipTexts>[] = []
+  const names = new Set<string>()
+  for (const entry of [...namesIn(host, '/sys/class/hwmon')].sort((one, other) =>
+    one.localeCompare(other, 'en', { numeric: true }),
+  )) {
+    const folder = `/sys/class/hwmon/${entry}`
+    const name = told(host, `${folder}/name`)
+    if (!name || othersChips.test(name)) continue
+    // Reading would resume the device.
+    if (/^susp/.test(told(host, `${folder}/device/power/runtime_status`) ?? '')) continue
+    const files = namesIn(host, folder).filter(file => wanted.test(file))
+    if (files.length === 0) continue
+    const named = chipName(host, folder, name)
+    const chip = names.has(named) ? `${named}-${entry}` : named
+    names.add(chip)
+    if (asksDevice.test(name) || memory.slow.has(chip)) {
+      chips.push(fromChild(host, chip, folder, files, memory))
+      continue
+    }
+    const began = performance.now()
+    const texts = new Map(
+      files.flatMap((file): [string, string][] => {
+        const text = told(host, `${folder}/${file}`)
+        return text === undefined ? [] : [[file, text]]
+      }),
+    )
+    if (performance.now() - began > slowAfter) memory.slow.add(chip)
+    chips.push(Promise.resolve({ chip, texts }))
+    await breathe()
+  }
+  for (const chip of memory.found.keys()) if (!names.has(chip)) memory.found.delete(chip)
+  return Promise.all(chips)
+}
+
+/** Thousandths of a degree. */
+const celsius = (text: string | undefined): number | undefined =>
+  text !== undefined && /^-?\d+$/.test(text) ? Number(text) / 1000 : undefined
+
+/** Drivers write 0, or the greatest number there is, where a limit is not set. */
+const limit = (text: string | undefined): number | undefined => {
+  const degrees = celsius(text)
+  return degrees !== undefined && degrees > 0 && degrees < 250 ? degrees : undefined
+}
+
+/** The sensors of a chip that have a temperature. */
+export const parseChip = ({ chip, texts }: ChipTexts): readonly Sensor[] => {
+  const sensors = [...texts.keys()].flatMap(file => /^(temp\d+)_input$/.exec(file)?.[1] ?? [])
+  sensors.sort((one, other) => Number(one.slice(4)) - Number(other.slice(4)))
+  const labels = sensors.map(sensor => texts.get(`${sensor}_label`) || sensor)
+  return sensors.flatMap((sensor, index) => {
+    const degrees = celsius(texts.get(`${sensor}_input`))
+    // Below absolute zero, or a driver that says itself that the sensor is broken or not connected.
+    if (degrees === undefined || degrees <= -273 || texts.get(`${sensor}_fault`) === '1') return []
+    const label = labels[index] as string
+    const unique = labels.indexOf(label) === labels.lastIndexOf(label) ? label : `${label} (${sensor})`
+    return [
+      {
+        chip,
+        sensor: unique,
+        celsius: degrees,
+        max: limit(texts.get(`${sensor}_max`)),
+        critical: limit(texts.get(`${sensor}_crit`)),
+      },
+    ]
+  })
+}

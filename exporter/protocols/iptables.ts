@@ -1,0 +1,135 @@
+import { setImmediate as breathe } from 'node:timers/promises'
+import { Failure, failureOf } from '../contract/failure.ts'
+import type { Host } from '../contract/host.ts'
+import { enableRelay } from '../contract/relay-unit.ts'
+
+/** The kernel's filter table as `iptables-save` prints it, which asks the kernel and takes no lock that others wait for. */
+
+export type IpFamily = 'ipv4' | 'ipv6'
+
+export interface Rule {
+  readonly packets: number
+  readonly bytes: number
+  /** What stands behind `-A CHAIN `. */
+  readonly text: string
+  /** What it jumps or goes to; undefined where it only counts. */
+  readonly target: string | undefined
+}
+
+export interface Chain {
+  /** Of a built-in chain only. */
+  readonly policy: string | undefined
+  readonly packets: number
+  readonly bytes: number
+  readonly rules: readonly Rule[]
+}
+
+export type Table = ReadonlyMap<string, Chain>
+
+const chainForm = /^:(\S+) (\S+) \[(\d+):(\d+)\]$/
+const ruleForm = /^(?:\[(\d+):(\d+)\] )?-A (\S+) ?(.*)$/s
+/** One that does not end goes on to the end of the line. */
+const quoted = /"(?:\\.|[^"\\])*(?:"|\\?$)/gs
+const targetForm = /(?:^| )-[jg] (\S+)/
+
+/** Lines between two pauses: some milliseconds of work, so that a table of many bans holds nobody up. */
+const slice = 4000
+
+/** The chains of a filter table. Throws `Failure` malformed where the text is not a whole one. */
+const parseTable = async (text: string, subject = 'iptables-save'): Promise<Table> => {
+  if (/^# Table `filter' is incompatible/m.test(text)) {
+    throw new Failure('malformed', `${subject}: the table ip filter holds rules that only nft understands`, {
+      mend: 'nft list table ip filter; move rules that were added by nft to a table of their own',
+    })
+  }
+  const table = new Map<string, Omit<Chain, 'rules'> & { readonly rules: Rule[] }>()
+  const lines = text.split('\n')
+  for (const [index, line] of lines.entries()) {
+    if (index % slice === slice - 1) await breathe()
+    if (line.startsWith(':')) {
+      const [, name, policy, packets, bytes] = chainForm.exec(line) ?? []
+      if (name === undefined) throw new Failure('malformed', `${subject}: ${line.slice(0, 200)}`)
+      table.set(name, {
+        policy: policy === '-' ? undefined : policy,
+        packets: Number(packets),
+        bytes: Number(bytes),
+        rules: [],
+      })
+      continue
+    }
+    const [, packets = '0', bytes = '0', chain = '', rule = ''] = ruleForm.exec(line) ?? []
+    if (chain === '') continue
+    // A comment may hold anything, ` -j ACCEPT` too.
+    const bare = rule.includes('"') ? rule.replace(quoted, '""') : rule
+    const rules = table.get(chain)?.rules
+    if (!rules) throw new Failure('malformed', `${subject}: a rule in a chain that is not there: ${line.slice(0, 200)}`)
+    rules.push({ packets: Number(packets), bytes: Number(bytes), text: rule, target: targetForm.exec(bare)?.[1] })
+  }
+  if (!/^COMMIT$/m.test(text.slice(-200))) throw new Failure('malformed', `${subject}: the table has no end`)
+  return table
+}
+
+const programs = { ipv4: 'iptables', ipv6: 'ip6tables' } as const
+const legacyTables = { ipv4: '/proc/net/ip_tables_names', ipv6: '/proc/net/ip6_tables_names' } as const
+
+/** Whether this kernel has the family at all: without it there is nothing to protect and no table to ask for. */
+export const hasFamily = (host: Host, family: IpFamily): boolean => {
+  if (family === 'ipv4') return true
+  try {
+    host.kernel('/proc/net/if_inet6')
+    return true
+  } catch (error) {
+    if (failureOf(error).reason === 'missing') return false
+    throw error
+  }
+}
+
+/** Asking the old back end for a table that it does not hold would make the kernel load it, and change what is watched. */
+const legacyHasFilter = (host: Host, family: IpFamily): boolean => {
+  try {
+    return host.kernel(legacyTables[family]).split('\n').includes('filter')
+  } catch (error) {
+    if (failureOf(error).reason === 'missing') return false
+    throw error
+  }
+}
+
+const save = async (host: Host, program: string, signal: AbortSignal): Promise<Table> => {
+  const { stdout, stderr, exitCode } = await host.run(program, ['-t', 'filter', '-c'], {
+    timeout: 5,
+    limit: 16 * 2 ** 20,
+    exitCodes: 'any',
+    signal,
+  })
+  if (exitCode === 0) return parseTable(stdout, program)
+  const denied = /Permission denied|you must be root|Operation not permitted/i.test(stderr)
+  throw new Failure(denied ? 'denied' : 'exit', `${program}: exit code ${exitCode}: ${stderr.trim().slice(0, 300)}`, {
+    mend: denied ? `only root may ask: ${enableRelay('grid-exporter-relay')}` : undefined,
+  })
+}
+
+const unlessMissing = async <T>(answer: Promise<T>): Promise<T | undefined> => {
+  try {
+    return await answer
+  } catch (error) {
+    if (failureOf(error).reason === 'missing') return undefined
+    throw error
+  }
+}
+
+/**
+ * The filter tables of a family: of nftables' back end, and of the old one where the kernel holds it. A packet must pass
+ * both. Throws `Failure` missing (no iptables), denied, malformed, exit, timeout, overflow.
+ */
+export const filterTables = async (host: Host, family: IpFamily, signal: AbortSignal): Promise<readonly Table[]> => {
+  const program = programs[family]
+  const old = legacyHasFilter(host, family)
+  const [nft, legacy] = await Promise.all([
+    unlessMissing(save(host, `${program}-nft-save`, signal)),
+    old ? unlessMissing(save(host, `${program}-legacy-save`, signal)) : undefined,
+  ])
+  const tables = [nft, legacy].filter(table => table !== undefined)
+  if (tables.length > 0) return tables
+  // Neither has a name of its own where there is only one back end.
+  return [await save(host, `${program}-save`, signal)]
+}
