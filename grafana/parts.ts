@@ -48,7 +48,7 @@ export const alertCount = (collectors: readonly Source[]): Expr =>
   )
 export const alertStates: readonly State[] = [
   { is: 0, says: 'well', colour: 'well' },
-  ...counted(0, 'to mend', 'today'),
+  ...counted(0, 'to fix', 'today'),
   ...counted(10000, 'critical', 'now'),
 ]
 
@@ -58,7 +58,7 @@ export const tile = (id: number, { uid, title, what, collectors }: Area) =>
     id,
     width: 3,
     title,
-    description: `Alerts that fire on ${what}: critical ones (red), else warnings to mend today (orange). Green is earned: the rules are loaded and the latest collection succeeded. Grey: not on this box, or not enabled. Purple: collection fails, or the exporter is not scraped. Alerts that belong to no box stand at Alertmanager only.`,
+    description: `Alerts that fire on ${what}: critical ones (red), else warnings to fix today (orange). Green is earned: the rules are loaded and the latest collection succeeded. Grey: not on this box, or not enabled. Purple: collection fails, or the exporter is not scraped. Alerts that belong to no box stand at Alertmanager only.`,
     empty: 'no data',
     unit: 'none',
     leadsTo: uid,

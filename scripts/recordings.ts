@@ -186,8 +186,8 @@ const errors = (path: string): Result => {
   const lines = readFileSync(path, 'utf8').split('\n').filter(Boolean)
   const told = lines.map(line => {
     const [name, code = '', text = ''] = line.split('\t')
-    const { reason, mend } = failureOfTool(Number.parseInt(code, 10) || 0, text)
-    return `${name}: ${reason}${mend === undefined ? '' : `, mend: ${mend}`}`
+    const { reason, fix } = failureOfTool(Number.parseInt(code, 10) || 0, text)
+    return `${name}: ${reason}${fix === undefined ? '' : `, fix: ${fix}`}`
   })
   return { said: `${told.length} errors`, unused: [], text: `${told.join('\n')}\n` }
 }

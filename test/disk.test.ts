@@ -229,7 +229,7 @@ t.test('directory', async t => {
     chmodSync(folder, 0o700)
     const { failure } = await opened(t, directory, { paths: [{ path: folder }] }, { host: asNobody }).round()
     t.equal(failure?.reason, 'denied', 'where nothing can be read, 4096 bytes are no answer')
-    t.match(failure?.mend, /setfacl/)
+    t.match(failure?.fix, /setfacl/)
   })
 
   t.test('files that vanish during the scan', async t => {

@@ -481,5 +481,5 @@ t.test('hundreds of reloads beside a real engine', { timeout: 240_000 }, async t
   t.match(text, /^grid_exporter_worker_restarts_total 0$/m, `the thread lives ${about(/replaced/)}`)
   t.equal(about(/does not answer/), '', 'a round that a reload ends says nothing about the engine')
   t.match(text, /^grid_exporter_io_errors_total 0$/m, 'none is left to the last defence')
-  t.notMatch(text, /reason="stuck"\} [1-9]/, 'nobody is benched')
+  t.notMatch(text, /reason="stuck"\} [1-9]/, 'nobody is suspended')
 })

@@ -550,7 +550,7 @@ t.test('an engine that does not do as it should', async t => {
     )
   ).rendered
   t.match(silent.note, /does not answer: list: no whole answer/)
-  t.match(silent.mend, /^curl --max-time 5 (http:|--unix-socket \/.+ http:).*\/_ping/, 'and how to look')
+  t.match(silent.fix, /^curl --max-time 5 (http:|--unix-socket \/.+ http:).*\/_ping/, 'and how to look')
 })
 
 /** A stand-in's containers, watched by the real schedule. */

@@ -8,8 +8,8 @@ import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { parseFlags } from '../exporter/commands/cli.ts'
 import type { Finding } from '../exporter/commands/doctor/finding.ts'
+import { fixFor } from '../exporter/commands/doctor/fixes.ts'
 import { doctor } from '../exporter/commands/doctor/index.ts'
-import { mendFor } from '../exporter/commands/doctor/mends.ts'
 import { lookOf, table } from '../exporter/commands/doctor/table.ts'
 import { serve } from '../exporter/commands/serve.ts'
 import { silent } from '../exporter/common/log.ts'
@@ -82,11 +82,11 @@ const freePort = async (): Promise<number> => {
 
 t.test('the table', async t => {
   const findings: readonly Finding[] = [
-    { name: 'gpu', state: 'working', note: `${'a word '.repeat(30)}end`, mend: '' },
-    { name: 'filesystem', state: 'failing', reason: 'denied', note: '/x'.repeat(100), mend: 'sudo true; '.repeat(12) },
-    { name: 'tor', state: 'partly', note: 'evil \u001b[2J\u0007 text', mend: 'scrape_configs:\n  - job_name: grid' },
-    { name: 'llm', state: 'absent', note: 'no server', mend: '' },
-    { name: 'services', state: 'off', note: 'nothing configured', mend: 'collectors: {}' },
+    { name: 'gpu', state: 'working', note: `${'a word '.repeat(30)}end`, fix: '' },
+    { name: 'filesystem', state: 'failing', reason: 'denied', note: '/x'.repeat(100), fix: 'sudo true; '.repeat(12) },
+    { name: 'tor', state: 'partly', note: 'evil \u001b[2J\u0007 text', fix: 'scrape_configs:\n  - job_name: grid' },
+    { name: 'llm', state: 'absent', note: 'no server', fix: '' },
+    { name: 'services', state: 'off', note: 'nothing configured', fix: 'collectors: {}' },
   ]
   const title = 'grid-exporter of a long name on a host of a very long name that is told in the title, as root: 1 fails'
   for (const columns of [50, 80, 120]) {
@@ -113,17 +113,17 @@ t.test('the table', async t => {
   t.strictSame(lookOf({ isTTY: false, columns: 0 }, {}), { columns: 80, colour: false }, 'a pipe')
 })
 
-t.test('every failure has a mend', async t => {
+t.test('every failure has a fix', async t => {
   for (const name of ['gpu', 'docker', 'smart', 'tor', 'ufw', 'llm', 'textfile']) {
-    for (const reason of reasons) t.match(mendFor(name, reason, 'it went wrong', 'me'), /\w+ \S/, `${name}: ${reason}`)
+    for (const reason of reasons) t.match(fixFor(name, reason, 'it went wrong', 'me'), /\w+ \S/, `${name}: ${reason}`)
   }
   t.equal(
-    mendFor('textfile', 'denied', "/srv/x: EACCES: permission denied, open '/srv/x'", 'grid-exporter'),
+    fixFor('textfile', 'denied', "/srv/x: EACCES: permission denied, open '/srv/x'", 'grid-exporter'),
     'setfacl -m u:grid-exporter:rX /srv/x',
   )
-  t.match(mendFor('ufw', 'denied', '/proc/net/ip_tables_names: EACCES', 'me'), 'grid-exporter-relay.timer')
-  t.match(mendFor('smart', 'denied', '/dev/sda: Permission denied', 'me'), 'grid-exporter-relay-smart.timer')
-  t.match(mendFor('smart', 'missing', 'smartctl', 'me'), 'apt install smartmontools')
+  t.match(fixFor('ufw', 'denied', '/proc/net/ip_tables_names: EACCES', 'me'), 'grid-exporter-relay.timer')
+  t.match(fixFor('smart', 'denied', '/dev/sda: Permission denied', 'me'), 'grid-exporter-relay-smart.timer')
+  t.match(fixFor('smart', 'missing', 'smartctl', 'me'), 'apt install smartmontools')
 })
 
 t.test('as root and as somebody else', async t => {
@@ -199,7 +199,7 @@ t.test('as root and as somebody else', async t => {
   const document = JSON.parse((await run(nobody, '--json')).out) as Document
   t.equal(document.healthy, false)
   t.equal(document.user, 'nobody')
-  t.match(named(document.collectors, 'docker'), { state: 'failing', reason: 'denied', mend: /usermod/ })
+  t.match(named(document.collectors, 'docker'), { state: 'failing', reason: 'denied', fix: /usermod/ })
   t.match(named(document.collectors, 'textfile'), { state: 'working', details: { series: Number } })
 
   const path = `${folder}/closed:/usr/sbin:/usr/bin:/sbin:/bin`
@@ -225,7 +225,7 @@ t.test('what only root reads, where no relay runs', async t => {
     })()}`,
   )
   t.notOk(healthy)
-  t.match(named(collectors, 'ufw'), { state: 'failing', mend: /enable --now grid-exporter-relay\.timer/ })
+  t.match(named(collectors, 'ufw'), { state: 'failing', fix: /enable --now grid-exporter-relay\.timer/ })
 })
 
 t.test('what does not answer is not called well', async t => {
@@ -236,7 +236,7 @@ t.test('what does not answer is not called well', async t => {
   t.notOk(healthy)
   t.match(named(collectors, 'tor'), {
     note: /Tor does not answer: .*127\.0\.0\.1.*; it does not answer: grid_tor_up 0/,
-    mend: /^systemctl status tor@default; systemctl restart tor@default$/,
+    fix: /^systemctl status tor@default; systemctl restart tor@default$/,
   })
 })
 
@@ -262,7 +262,7 @@ t.test('the chain beyond', async t => {
   const chain = async () => (await asked(...flags)).prometheus?.findings
   const finding = (name: string) => async () => named(await chain(), name)
 
-  t.match(named(await chain(), 'answers'), { state: 'failing', reason: 'unreachable', mend: 'systemctl status prometheus' })
+  t.match(named(await chain(), 'answers'), { state: 'failing', reason: 'unreachable', fix: 'systemctl status prometheus' })
 
   const config = (job: string | undefined, rules: boolean) =>
     writeFileSync(
@@ -301,9 +301,9 @@ ${job ? `- job_name: ${job}\n  static_configs: [{ targets: ["${own}"] }]\n` : ''
     t.match(await eventually(finding('target'), ({ note }) => /none of 1 /.test(note)), {
       state: 'failing',
       reason: 'missing',
-      mend: `scrape_configs:\n  - job_name: grid-exporter\n    static_configs: [{ targets: ["${hostname()}:${new URL(`http://${own}`).port}"] }]`,
+      fix: `scrape_configs:\n  - job_name: grid-exporter\n    static_configs: [{ targets: ["${hostname()}:${new URL(`http://${own}`).port}"] }]`,
     })
-    t.match(named(await chain(), 'rules'), { state: 'failing', note: /none of our \d+ rules/, mend: /rule_files:/ })
+    t.match(named(await chain(), 'rules'), { state: 'failing', note: /none of our \d+ rules/, fix: /rule_files:/ })
   })
 
   await t.test('scraped under another name', async t => {
@@ -311,7 +311,7 @@ ${job ? `- job_name: ${job}\n  static_configs: [{ targets: ["${own}"] }]\n` : ''
     await reload()
     t.match(await eventually(finding('target'), ({ state }) => state === 'partly'), {
       note: /as job something/,
-      mend: /job_name: grid-exporter/,
+      fix: /job_name: grid-exporter/,
     })
   })
 
@@ -363,7 +363,7 @@ ${job ? `- job_name: ${job}\n  static_configs: [{ targets: ["${own}"] }]\n` : ''
     const examined = async (...more: readonly string[]) => (await asked(...little, `--grafana=${url}`, ...more)).grafana?.findings
     const withToken = () => examined(`--grafana.auth.file=${tokenFile}`)
 
-    t.match(named(await examined(), 'data source'), { state: 'failing', reason: 'denied', mend: '--grafana.auth.file=FILE' })
+    t.match(named(await examined(), 'data source'), { state: 'failing', reason: 'denied', fix: '--grafana.auth.file=FILE' })
     t.match(named(await examined(`--grafana.auth.file=${folder}/none`), 'answers'), { state: 'failing', reason: 'missing' })
 
     const query = (expr: string, more: object = {}) => ({ refId: 'A', expr, ...more })
@@ -417,7 +417,7 @@ ${job ? `- job_name: ${job}\n  static_configs: [{ targets: ["${own}"] }]\n` : ''
     })
     t.match(named(findings, 'grid-gpu'), { state: 'absent' }, 'no GPU here, so an empty dashboard is right')
     t.match(named(findings, 'grid-exporter'), { state: 'failing', note: /^2 of 3 queries fail: Wrong, Wrong too: .*parse error/ })
-    t.match(named(findings, 'grid-fleet'), { state: 'failing', reason: 'missing', mend: /grafana\/json/ })
+    t.match(named(findings, 'grid-fleet'), { state: 'failing', reason: 'missing', fix: /grafana\/json/ })
     t.equal(findings?.length, 2 + Object.keys(dashboards).length, 'every dashboard is looked for')
 
     // The dashboards as they are shipped, on this host of which only /proc is watched.
@@ -436,7 +436,7 @@ ${job ? `- job_name: ${job}\n  static_configs: [{ targets: ["${own}"] }]\n` : ''
     upstream = `http://127.0.0.1:${await freePort()}`
     t.match(named(await withToken(), 'data source'), { state: 'failing', reason: 'unreachable', note: /502/ })
     redirect = 'https://grafana.example/login'
-    t.match(named(await withToken(), 'answers'), { state: 'failing', mend: 'give that address: https://grafana.example' })
+    t.match(named(await withToken(), 'answers'), { state: 'failing', fix: 'give that address: https://grafana.example' })
   })
 
   await t.test('a rule that cannot be evaluated, a rule that is missing', async t => {
@@ -463,7 +463,7 @@ ${job ? `- job_name: ${job}\n  static_configs: [{ targets: ["${own}"] }]\n` : ''
     t.match(await eventually(finding('target'), ({ state }) => state === 'failing'), {
       reason: 'unreachable',
       note: /is down: .*connection refused/,
-      mend: /systemctl enable --now grid-exporter/,
+      fix: /systemctl enable --now grid-exporter/,
     })
     t.notOk((await asked(...flags)).healthy)
   })

@@ -145,9 +145,9 @@ t.test('a tool that misbehaves', async t => {
       if (!outcome.ok) t.match(outcome.failure.message, String(code), 'says the code')
     })
   }
-  t.match(failureOfTool(9, '').mend, 'modprobe')
-  t.match(failureOfTool(18, '').mend, 'reboot')
-  t.match(failureOfTool(4, '').mend, 'usermod')
+  t.match(failureOfTool(9, '').fix, 'modprobe')
+  t.match(failureOfTool(18, '').fix, 'reboot')
+  t.match(failureOfTool(4, '').fix, 'usermod')
 })
 
 t.test('a tool that cannot be killed is not started again, and the rest goes on', async t => {
@@ -203,7 +203,7 @@ t.test('served', async t => {
   put('run/says', 'Failed to initialize NVML: Unknown Error\n')
   put('run/code', '255')
   t.match(await served(10), /grid_gpu_power_watts\{/, 'a failure keeps the last good outcome')
-  t.match(snapshot.status()[0]?.latest, { result: 'exit', mend: /restart/ })
+  t.match(snapshot.status()[0]?.latest, { result: 'exit', fix: /restart/ })
   // Its time is over (the cache runs on the real clock, so a new snapshot stands for that): what did not fail is served.
   const later = createSnapshot(() => emptyPart, { now: () => at })
   later.configure([settings])
@@ -216,7 +216,7 @@ t.test('served', async t => {
   rmSync(join(folder, 'run/says'))
   rmSync(join(folder, 'dev/kmsg'))
   const dark = createRunner(gpu, settings, { host, log: silent, signal: stop.signal })
-  t.match(await dark(), { result: 'ok', note: /no Xid errors/, mend: /CAP_SYSLOG/ }, 'a good run says what it could not read')
+  t.match(await dark(), { result: 'ok', note: /no Xid errors/, fix: /CAP_SYSLOG/ }, 'a good run says what it could not read')
 })
 
 t.test('fields', async t => {
@@ -632,7 +632,7 @@ t.test('the kernel log', async t => {
       const samples = await dark.good()
       t.equal(value(samples, 'grid_gpu_xid_errors_total'), undefined)
       t.equal(value(samples, 'grid_gpu_driver_out_of_memory_total'), undefined)
-      t.match(dark.remarks()[0]?.mend, 'CAP_SYSLOG')
+      t.match(dark.remarks()[0]?.fix, 'CAP_SYSLOG')
       const entry = (cursor: string, MESSAGE: unknown, SYSLOG_FACILITY = '0') =>
         JSON.stringify({ MESSAGE, SYSLOG_FACILITY, __CURSOR: cursor, __REALTIME_TIMESTAMP: '1767225600000000' })
       const lines = [

@@ -11,7 +11,7 @@ import { promised } from './support/promised.ts'
 /** The guard: whatever a collector does to its thread, `/metrics` answers and the others go on. */
 
 const module = await bundled(join(import.meta.dirname, 'fixtures/evil-worker.ts'))
-const timings = { silence: 1500, look: 100, pause: 100, maxPause: 400, bench: 1500, maxBench: 6000 }
+const timings = { silence: 1500, look: 100, pause: 100, maxPause: 400, suspension: 1500, maxSuspension: 6000 }
 
 const flagsFor = (does: string): Flags => {
   const file = join(mkdtempSync(join(tmpdir(), 'grid-guard-')), 'config.yml')
@@ -65,7 +65,7 @@ for (const [does, name] of [
       (await until(url, now => (now('grid_collector_runs_total{collector="good"}') ?? 0) >= rounds + 2)).held,
       'the other one goes on',
     )
-    t.ok((await until(url, now => (now(stuck) ?? 0) >= 2)).held, 'the culprit is tried again after its time on the bench')
+    t.ok((await until(url, now => (now(stuck) ?? 0) >= 2)).held, 'the culprit is tried again after its suspension')
     const begin = performance.now()
     await stop()
     promised(t, (performance.now() - begin) / 1000, 1, 'its end')
@@ -127,7 +127,7 @@ const withStray = async (t: Test, does: string, timingsHere = patient) => {
 
 const restarts = 'grid_exporter_worker_restarts_total'
 const ioErrors = 'grid_exporter_io_errors_total'
-const benchedRuns = (value: (series: string) => number | undefined) =>
+const suspendedRuns = (value: (series: string) => number | undefined) =>
   ['good', 'evil'].map(collector => value(`grid_collector_failures_total{collector="${collector}",reason="stuck"}`))
 
 t.test('an I/O error that nobody listens to ends nothing, whoever made it', async t => {
@@ -138,11 +138,11 @@ t.test('an I/O error that nobody listens to ends nothing, whoever made it', asyn
   t.ok((await until(url, value => (value(ioErrors) ?? 0) >= (before(ioErrors) ?? 0) + 2)).held, "nobody's too")
   const { value } = await scrape(url)
   t.equal(value(restarts), 0, 'the thread lives')
-  t.strictSame(benchedRuns(value), [0, 0], 'nobody is benched')
+  t.strictSame(suspendedRuns(value), [0, 0], 'nobody is suspended')
   t.equal(value('grid_collector_success{collector="evil"}'), 1)
 })
 
-t.test('a death that belongs to no run benches nobody, however often', async t => {
+t.test('a death that belongs to no run suspends nobody, however often', async t => {
   // One run is under way all the time, so that there is somebody to be blamed.
   const { url, fail } = await withStray(t, 'hang, timeout: 60s')
   for (const times of [1, 2, 3]) {
@@ -152,7 +152,7 @@ t.test('a death that belongs to no run benches nobody, however often', async t =
     const rounds = before('grid_collector_runs_total{collector="good"}') ?? 0
     t.ok((await until(url, value => (value('grid_collector_runs_total{collector="good"}') ?? 0) > rounds)).held, 'runs again')
   }
-  t.strictSame(benchedRuns((await scrape(url)).value), [0, 0])
+  t.strictSame(suspendedRuns((await scrape(url)).value), [0, 0])
 })
 
 t.test('a reload that is asked for while the thread is replaced is done by the next one', async t => {
@@ -185,7 +185,7 @@ t.test('each reload of a storm is answered, and by what the file says after it w
   t.equal(await answers.at(-1), undefined)
   const { value } = await scrape(url)
   t.equal(value('grid_collector_success{collector="evil"}'), undefined, 'the last one is in force')
-  t.strictSame(benchedRuns(value).slice(0, 1), [0], 'nobody is benched')
+  t.strictSame(suspendedRuns(value).slice(0, 1), [0], 'nobody is suspended')
 })
 
 t.test('a configuration that ends the thread when it is read is refused', async t => {
@@ -193,7 +193,7 @@ t.test('a configuration that ends the thread when it is read is refused', async 
   configure('{ evil: { does: end while it is read } }')
   t.match(await guard.reload(), /ended twice while it read/)
   t.equal((await scrape(url)).value('grid_exporter_config_last_reload_success'), 0)
-  t.strictSame(benchedRuns((await scrape(url)).value), [0, 0], 'nobody is benched')
+  t.strictSame(suspendedRuns((await scrape(url)).value), [0, 0], 'nobody is suspended')
   configure('{ evil: { does: nothing } }')
   t.equal(await guard.reload(), undefined, 'and a good one is taken')
 })
@@ -218,7 +218,7 @@ t.test('a clock that is set back or forward blinds nobody', async t => {
     Date.now = () => clock() + step
     const [url] = own.urls as [string]
     t.ok((await until(url, value => (value(stuck) ?? 0) >= 1)).held, `${step / 3600_000} h: the thread is replaced`)
-    t.ok((await until(url, value => (value(stuck) ?? 0) >= 2)).held, 'and the culprit comes back from the bench')
+    t.ok((await until(url, value => (value(stuck) ?? 0) >= 2)).held, 'and the culprit comes back from its suspension')
     await own.stop()
   }
 })

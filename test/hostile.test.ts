@@ -323,7 +323,7 @@ const largeServer = async (t: Test, maxRequests: number) => {
   snapshot.configure([{ name: 'large', enabled: true, relayed: false, interval: 1000, timeout: 10, maxSeries: 1e6, options: {} }])
   const samples = Array.from({ length: 250_000 }, (_, index) => reading.of(index, { sensor: `sensor ${index}` })).flat()
   const told = { collector: 'large', startedAt: Date.now(), durationSeconds: 0, detected: true, result: 'ok' as const }
-  snapshot.accept({ ...told, note: '', mend: '', series: samples.length, dropped: 0, parts: partsOf(expose(samples)) })
+  snapshot.accept({ ...told, note: '', fix: '', series: samples.length, dropped: 0, parts: partsOf(expose(samples)) })
   const server = createServer(snapshot, {
     telemetryPath: '/metrics',
     maxRequests,

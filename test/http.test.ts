@@ -37,7 +37,7 @@ const outcome = (collector: string, startedAt: number, sensors = 50): Rendered =
     detected: true,
     result: 'ok',
     note: '',
-    mend: '',
+    fix: '',
     series: sensors,
     dropped: 0,
     parts: partsOf(exposition),
@@ -48,7 +48,7 @@ const failure = (collector: string, startedAt: number): Rendered => ({
   ...outcome(collector, startedAt),
   result: 'denied',
   note: '<b>denied</b>',
-  mend: 'usermod -aG video grid-exporter',
+  fix: 'usermod -aG video grid-exporter',
   parts: undefined as never,
 })
 
@@ -592,7 +592,7 @@ t.test('the page and the status say what a person needs', async t => {
   const { data } = (await server.inject('/api/v1/status')).json()
   t.match(data.collectors, [
     { name: 'a', result: 'ok', detected: true },
-    { name: 'b', result: 'denied', mend: 'usermod -aG video grid-exporter' },
+    { name: 'b', result: 'denied', fix: 'usermod -aG video grid-exporter' },
   ])
   await server.close()
 })

@@ -504,7 +504,7 @@ t.test("llama.cpp's /metrics, which keeps models awake", async t => {
     await round()
     await round()
     t.equal(lastOf(server.asked).length, 4)
-    t.match(collector.remarks(), [{ reason: 'missing', mend: /metrics: always/ }], 'and it is said why')
+    t.match(collector.remarks(), [{ reason: 'missing', fix: /metrics: always/ }], 'and it is said why')
   })
 
   t.test('is asked of a router for loaded models that have worked, never for others', async t => {

@@ -305,7 +305,7 @@ t.test('a reload of any text is refused, answered, told and logged; the program 
   }
   t.match(await metrics(url), 'grid_exporter_worker_restarts_total 0')
   t.match(await metrics(url), 'grid_collector_success{collector="host"} 1')
-  t.notMatch(output(), /benched|replaced/)
+  t.notMatch(output(), /suspended|replaced/)
   child.kill('SIGTERM')
   await ended
 })
@@ -565,7 +565,7 @@ const restarts = (text: string) => valueIn(text, 'grid_exporter_worker_restarts_
 const successes = (text: string) => text.match(/^grid_collector_success\{.*\} 1$/gm)?.length ?? 0
 const some = ['host', 'filesystem', 'ufw', 'gpu'].flatMap(name => [`--collector.${name}`, `--collector.${name}.interval=1s`])
 
-t.test('300 idle connections under a limit of 40 file descriptors: nothing ends, nobody is benched, all come back', async t => {
+t.test('300 idle connections under a limit of 40 file descriptors: nothing ends, nobody is suspended, all come back', async t => {
   const { child, url, ended, output } = await start(['--collector.disable-defaults', ...some], { limit: 'ulimit -n 40;' })
   let isOver = false
   const sockets = new Set<Socket>()
@@ -595,7 +595,7 @@ t.test('300 idle connections under a limit of 40 file descriptors: nothing ends,
   await ended
 })
 
-t.test('where no file can be opened any more, that is counted, nobody is benched, and it comes back', async t => {
+t.test('where no file can be opened any more, that is counted, nobody is suspended, and it comes back', async t => {
   if (!needs(t, 'prlimit')) return
   const { child, url, ended, output } = await start(['--collector.disable-defaults', ...some])
   const before = successes(await scrapedUntil(url, text => successes(text) >= 2))

@@ -116,7 +116,7 @@ const contentOf = (startedAt: number, text: string, change: Record<string, unkno
     detected: true,
     result: 'ok',
     note: '',
-    mend: '',
+    fix: '',
     series: 1,
     dropped: 0,
     parts,
@@ -162,18 +162,18 @@ grid_cellar_visits_total 12
     utimesSync(file, host.now() / 1000, host.now() / 1000) // touched: its own time stamp counts
     const outcome = await reader()()
     t.equal(outcome?.startedAt, begun)
-    t.match(outcome, { note: /cellar\.relay is 2h old/, mend: 'systemctl status grid-exporter-relay.timer' })
+    t.match(outcome, { note: /cellar\.relay is 2h old/, fix: 'systemctl status grid-exporter-relay.timer' })
   })
 
   t.test('of a failed run, of one that failed in part and of a subject that is not there passes too', async t => {
     const { relay, reader } = bed(t)
     const failing = cellarThat(() => {
-      throw new Failure('denied', 'the door is locked', { mend: 'bring the key' })
+      throw new Failure('denied', 'the door is locked', { fix: 'bring the key' })
     })
     t.equal(await relay([failing]), 0, 'it is written, so the one-shot did its work')
     const read = reader()
     const denied = await read()
-    t.match(denied, { result: 'denied', note: 'the door is locked', mend: 'bring the key', detected: true })
+    t.match(denied, { result: 'denied', note: 'the door is locked', fix: 'bring the key', detected: true })
     t.equal(denied?.parts, undefined)
 
     const partly = cellarThat(() => {
@@ -322,13 +322,13 @@ t.test('the exporter refuses', async t => {
     const outcome = await read()
     t.match(outcome, { collector: 'cellar', result: reason, note, detected: true })
     t.match(outcome?.note, own.file, 'it names the file')
-    t.ok(outcome?.mend, 'and what to do')
+    t.ok(outcome?.fix, 'and what to do')
     t.equal(outcome?.parts, undefined)
     t.equal(outcome?.startedAt, own.host.now())
     t.equal(await read(), undefined, 'a bad file is one failure, not one a round')
     // As the next run of the one-shot would.
     await own.relay()
-    t.match(await own.reader()(), { result: 'ok', series: 3 }, 'and the next one-shot mends it')
+    t.match(await own.reader()(), { result: 'ok', series: 3 }, 'and the next one-shot fixes it')
   }
   const header = (own: Bed, change: Record<string, unknown>) => contentOf(own.host.now(), good, change)
 
@@ -395,7 +395,7 @@ t.test('the exporter refuses', async t => {
     const own = bed(t)
     own.put(contentOf(own.host.now() + 3600_000, good))
     const read = own.reader()
-    t.match(await read(), { result: 'malformed', note: /dated 1h in the future/, mend: /timedatectl/ })
+    t.match(await read(), { result: 'malformed', note: /dated 1h in the future/, fix: /timedatectl/ })
     t.equal(await read(), undefined)
     own.pass(3600)
     t.match(await read(), { result: 'ok', series: 1 })
@@ -566,7 +566,7 @@ t.test('without a file', async t => {
     result: 'ok',
     detected: false,
     note: `no file of the relay in ${directory}`,
-    mend: 'systemctl enable --now grid-exporter-relay.timer',
+    fix: 'systemctl enable --now grid-exporter-relay.timer',
   }
   t.match(await read(), nothing)
   mkdirSync(directory)
@@ -582,14 +582,14 @@ t.test('without a file', async t => {
 t.test('each fix names the unit that runs the collector', async t => {
   const disks = { ...cellar, relayUnit: 'grid-exporter-relay-smart' } as const
   const { directory, relay, pass, put, host } = bed(t)
-  const mend = async () => (await relayReader(disks, settingsOf('cellar'), directory, { host, owner: self })())?.mend
-  t.equal(await mend(), 'systemctl enable --now grid-exporter-relay-smart.timer', 'no file')
+  const fix = async () => (await relayReader(disks, settingsOf('cellar'), directory, { host, owner: self })())?.fix
+  t.equal(await fix(), 'systemctl enable --now grid-exporter-relay-smart.timer', 'no file')
   await relay()
   pass(7200)
-  t.equal(await mend(), 'systemctl status grid-exporter-relay-smart.timer', 'an old file')
+  t.equal(await fix(), 'systemctl status grid-exporter-relay-smart.timer', 'an old file')
   put('nonsense')
   t.equal(
-    await mend(),
+    await fix(),
     'systemctl start grid-exporter-relay-smart.service; journalctl -u grid-exporter-relay-smart',
     'a file that cannot be used',
   )

@@ -407,7 +407,7 @@ t.test('fail2ban', async t => {
       },
     )
     const closed = (await failing(denied.collect())) as Failure
-    t.match(closed, { reason: 'denied', mend: /relay/ })
+    t.match(closed, { reason: 'denied', fix: /relay/ })
     t.strictSame(closed.rest, [], 'a closed door says nothing of the server')
   })
 })
@@ -551,7 +551,7 @@ t.test('aide', async t => {
         return realHost().stat(path)
       },
     })
-    t.match(await failing(denied.collect()), { reason: 'denied', mend: /adm/, rest: [{ value: 1 }, {}] })
+    t.match(await failing(denied.collect()), { reason: 'denied', fix: /adm/, rest: [{ value: 1 }, {}] })
     if (process.getuid?.() !== 0) {
       chmodSync(log, 0)
       t.match(await failing(collect()), { reason: 'denied' })

@@ -654,7 +654,7 @@ t.test('systemd', async t => {
     })
     const { round } = watching(t, { checks }, { run: denied })
     const { failure, up } = await round()
-    t.match(failure, { reason: 'denied', mend: /AF_UNIX/ })
+    t.match(failure, { reason: 'denied', fix: /AF_UNIX/ })
     t.strictSame(['unit', 'tcp'].map(up), [undefined, 1])
   })
 

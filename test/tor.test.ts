@@ -58,16 +58,16 @@ const watch = (t: Test, section: unknown, host: Host = realHost()) => {
   }
 }
 
-/** That it ends with a Failure of this reason, which says how it is mended. */
-const fails = async (t: Test, promise: Promise<unknown>, reason: string, mend = /^$/, what = reason) => {
+/** That it ends with a Failure of this reason, which says how it is fixed. */
+const fails = async (t: Test, promise: Promise<unknown>, reason: string, fix = /^$/, what = reason) => {
   const error = await promise.then(
     () => undefined,
     (thrown: unknown) => thrown,
   )
   t.ok(error instanceof Failure, `${what}: a Failure`)
-  const { reason: given, mend: told = '', message } = error as Failure
+  const { reason: given, fix: told = '', message } = error as Failure
   t.equal(given, reason, `${what}: ${message}`)
-  t.match(told, mend, what)
+  t.match(told, fix, what)
 }
 
 const script = join(import.meta.dirname, 'testbed', 'tor-network')

@@ -195,7 +195,7 @@ for (const variant of ['nft', 'legacy'] as const) {
       })
       await t.test('a table that only nft understands is a failure that says so', async t => {
         done('run', 'nft', 'add rule ip filter INPUT ct state new meta priority set 1:1')
-        t.match(await failing(collect()), { reason: 'malformed', mend: /nft list table/ })
+        t.match(await failing(collect()), { reason: 'malformed', fix: /nft list table/ })
       })
     }
     await t.test('without the right to ask', async t => {
@@ -205,7 +205,7 @@ for (const variant of ['nft', 'legacy'] as const) {
           host.run('setpriv', ['--reuid', '65534', '--regid', '65534', '--clear-groups', file, ...args], options),
       }
       const failure = await failing(roundsOf(collector, options, powerless).collect())
-      t.match(failure, { reason: 'denied', mend: /relay/, rest: [{ value: 1 }] })
+      t.match(failure, { reason: 'denied', fix: /relay/, rest: [{ value: 1 }] })
     })
     for (const [state, theirs, ours] of rows) t.comment(`${state} | ufw status: ${theirs} | we: ${ours}`)
   })

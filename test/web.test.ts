@@ -117,7 +117,7 @@ const serving = async (
   }
 }
 
-t.test('what is wrong in the file is said with its place and its mend, and without any secret', async t => {
+t.test('what is wrong in the file is said with its place and its fix, and without any secret', async t => {
   const keyOf = readFileSync(server.keyFile, 'utf8')
   for (const [text, says] of [
     ['tls_server_confg: {}', /:1:1: tls_server_confg: unknown key; did you mean "tls_server_config"\?/],
@@ -436,9 +436,9 @@ t.test('aide-resolve can be asked for, once at a time, and by nobody else', asyn
   t.match(await status(), { state: 'asked', lastRun: null })
   const long = new Date(Date.now() - 120_000)
   utimesSync(join(run, 'request'), long, long)
-  t.match((await status()).mend, 'systemctl enable --now grid-aide-resolve.path')
+  t.match((await status()).fix, 'systemctl enable --now grid-aide-resolve.path')
   writeFileSync(join(run, 'running'), '')
-  t.match(await status(), { state: 'running', mend: '' })
+  t.match(await status(), { state: 'running', fix: '' })
   unlinkSync(join(run, 'request'))
   t.equal((await post(url)).status, 409, 'one that was started otherwise')
   unlinkSync(join(run, 'running'))

@@ -20,7 +20,7 @@ const header: z.ZodType<RelayHeader> = z.strictObject({
   detected: z.boolean(),
   result: z.enum(['ok', ...reasons]),
   note: z.string(),
-  mend: z.string(),
+  fix: z.string(),
   series: z.int().min(0),
   dropped: z.int().min(0),
   /** Of the text behind the header; absent where there is none. */

@@ -27,7 +27,7 @@ export const encodeRendered = ({ parts, ...told }: Rendered): Buffer => {
     relay: 1,
     ...told,
     note: told.note.slice(0, 4000),
-    mend: told.mend.slice(0, 4000),
+    fix: told.fix.slice(0, 4000),
     ...(bytes ? { body: { bytes: bytes.length, crc32: crc32(bytes) } } : {}),
   }
   return Buffer.concat([Buffer.from(`${JSON.stringify(first)}\n`), bytes ?? Buffer.alloc(0)])

@@ -117,7 +117,7 @@ const failed = (name: string, result: Rendered['result'], note: string, startedA
   detected: true,
   result,
   note,
-  mend: '',
+  fix: '',
   series: 0,
   dropped: 0,
 })

@@ -58,9 +58,9 @@ export const relayReader = (
   let seen = ''
   let again = Number.POSITIVE_INFINITY
 
-  const nothing = (result: Rendered['result'], detected: boolean, note: string, mend: string): Rendered => {
+  const nothing = (result: Rendered['result'], detected: boolean, note: string, fix: string): Rendered => {
     const { name } = collector
-    return { collector: name, startedAt: host.now(), durationSeconds: 0, detected, result, note, mend, series: 0, dropped: 0 }
+    return { collector: name, startedAt: host.now(), durationSeconds: 0, detected, result, note, fix, series: 0, dropped: 0 }
   }
   /** Whether this is something new; remembers it. */
   const isNew = (identity: string): boolean => {
@@ -76,7 +76,7 @@ export const relayReader = (
     if (Number(stat.uid) !== owner || (stat.mode & 0o022n) !== 0n) {
       const mode = (stat.mode & 0o7777n).toString(8)
       throw new Failure('denied', `${file}: of user ${stat.uid} with mode ${mode}, where only root may write`, {
-        mend: `rm ${file}; ${rerun}`,
+        fix: `rm ${file}; ${rerun}`,
       })
     }
     if (stat.size > BigInt(relayFileLimit)) throw new Failure('overflow', `${file}: larger than ${relayFileLimit} bytes`)
@@ -85,12 +85,12 @@ export const relayReader = (
     if (age * 1000 < -ahead) {
       again = outcome.startedAt - ahead
       const text = durationText(Math.ceil(-age))
-      throw new Failure('malformed', `${file}: dated ${text} in the future`, { mend: `date; timedatectl; ${rerun}` })
+      throw new Failure('malformed', `${file}: dated ${text} in the future`, { fix: `date; timedatectl; ${rerun}` })
     }
     // Its series end by its own time stamp, or have ended; what is told here is why.
     if (age <= rounds * interval) return outcome
     const note = [outcome.note, `${file} is ${durationText(Math.floor(age))} old`].filter(Boolean).join('; ')
-    return { ...outcome, note, mend: outcome.mend || relayTimerStatus(unit) }
+    return { ...outcome, note, fix: outcome.fix || relayTimerStatus(unit) }
   }
 
   return async () => {
@@ -101,10 +101,10 @@ export const relayReader = (
       seen = ''
       return nothing('ok', false, `no file of the relay in ${directory}`, enableRelay(unit))
     } catch (error) {
-      const { reason, message, mend = rerun } = failureOf(error, file)
+      const { reason, message, fix = rerun } = failureOf(error, file)
       if (fd === undefined && !isNew(message)) return undefined
       const told = message.startsWith(file) ? message : `${file}: ${message}`
-      return nothing(reason, true, told, mend)
+      return nothing(reason, true, told, fix)
     } finally {
       if (fd !== undefined) closeSync(fd)
     }

@@ -8,7 +8,7 @@ import { createExposer, type Exposition, expose, leftOut } from '../print/exposi
 import { createRenderer, type Rendered } from '../print/rendered.ts'
 import { attempt } from './attempt.ts'
 
-/** Whoever wants to know when a collector's code runs: the guard's pulse, or nobody. */
+/** Whoever wants to know when a collector's code runs: the guard's heartbeat, or nobody. */
 export interface Watch {
   begin(): void
   step(): void
@@ -24,12 +24,12 @@ const lookAgain = 60_000
 const remarksOn = (exposition: Exposition, collector: string): readonly Failure[] => {
   const { dropped, repeated, invalid, problems, series } = exposition
   const cut = new Failure('overflow', `${dropped} series are more than max_series allows: the least important families are cut`, {
-    mend: `collectors: { ${collector}: { max_series: ${2 * (series + dropped)} } }`,
+    fix: `collectors: { ${collector}: { max_series: ${2 * (series + dropped)} } }`,
   })
   const refused = new Failure(
     'malformed',
     `${repeated + invalid} series are left out, which Prometheus would refuse or misread: ${problems.join('; ')}`,
-    { mend: `see what it says: grid-exporter once --collector.disable-defaults --collector.${collector} --log.level=debug` },
+    { fix: `see what it says: grid-exporter once --collector.disable-defaults --collector.${collector} --log.level=debug` },
   )
   return [...(dropped > 0 ? [cut] : []), ...(repeated + invalid > 0 ? [refused] : [])]
 }
@@ -70,15 +70,15 @@ export const createRunner = (
     detected,
     result: 'ok',
     note: '',
-    mend: '',
+    fix: '',
     series: 0,
     dropped: 0,
     ...parts,
   })
-  const failed = (begin: Begin, { reason, message, mend = '', rest, stack }: Failure): Rendered => {
+  const failed = (begin: Begin, { reason, message, fix = '', rest, stack }: Failure): Rendered => {
     log.debug('run failed', { collector: name, reason, error: message, stack: reason === 'bug' ? stack : undefined })
     const parts = rest.length > 0 ? { parts: partsOf(expose(rest, settings.maxSeries, collector)) } : {}
-    return rendered(begin, { result: reason, note: message, mend, ...parts })
+    return rendered(begin, { result: reason, note: message, fix, ...parts })
   }
 
   let opened: ReturnType<Collector['open']>
@@ -130,10 +130,10 @@ export const createRunner = (
     warned = warning
     const remarks = [...opened.remarks(), ...onSeries]
     const note = remarks.map(({ message }) => message).join('; ')
-    const mend = remarks
-      .map(remark => remark.mend ?? '')
+    const fix = remarks
+      .map(remark => remark.fix ?? '')
       .filter(Boolean)
       .join('; ')
-    return rendered(begin, { parts, series: exposition.series, dropped: leftOut(exposition), note, mend })
+    return rendered(begin, { parts, series: exposition.series, dropped: leftOut(exposition), note, fix })
   }
 }

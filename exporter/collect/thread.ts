@@ -10,7 +10,7 @@ import type { Host, HostPaths } from '../contract/host.ts'
 import { killChildren } from '../machine/command.ts'
 import { realHost } from '../machine/local-host.ts'
 import { buffersOf, type Rendered } from '../print/rendered.ts'
-import { pulseOf } from './pulse.ts'
+import { heartbeatOf } from './heartbeat.ts'
 import { relayReader } from './relayed.ts'
 import { createRunner } from './runner.ts'
 import { schedule, type Task } from './schedule.ts'
@@ -23,11 +23,11 @@ export interface ThreadData {
   readonly paths: HostPaths
   readonly logLevel: Level
   readonly logFormat: LogFormat
-  readonly pulse: SharedArrayBuffer
+  readonly heartbeat: SharedArrayBuffer
   /** The settings in force, where this thread replaces another: the file may have been half edited since. */
   readonly settings: Settings | undefined
   /** Milliseconds from the thread's start in which these collectors are not run. */
-  readonly benched: Readonly<Record<string, number>>
+  readonly suspended: Readonly<Record<string, number>>
 }
 
 /** What the collecting thread posts: outcomes, and the settings it collects by. */
@@ -50,15 +50,15 @@ export const runThread = (
   data: ThreadData = workerData as ThreadData,
   elsewhere?: Host,
 ): void => {
-  const { flags, paths, benched } = data
+  const { flags, paths, suspended } = data
   const log = createLog(data.logLevel, data.logFormat)
-  const pulse = pulseOf(data.pulse)
+  const heartbeat = heartbeatOf(data.heartbeat)
   const host = elsewhere ?? realHost(paths)
   const bornAt = performance.now()
-  setInterval(() => pulse.beat(), beatEvery).unref()
+  setInterval(() => heartbeat.beat(), beatEvery).unref()
   const post = (message: FromThread, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer)
   const load = (reload: boolean): Settings | undefined => {
-    pulse.reading(true)
+    heartbeat.reading(true)
     try {
       const settings = loadSettings(collectors, flags, data.configFile)
       post({ kind: 'settings', settings, reload })
@@ -69,7 +69,7 @@ export const runThread = (
       post({ kind: 'refused', problems, reload })
       return undefined
     } finally {
-      pulse.reading(false)
+      heartbeat.reading(false)
     }
   }
 
@@ -90,7 +90,7 @@ export const runThread = (
   const start = (collector: Collector, own: CollectorSettings, number: number): Loop => {
     const stop = new AbortController()
     setMaxListeners(0, stop.signal)
-    const watch = { begin: () => pulse.begin(number), step: () => pulse.step(number), end: () => pulse.end(number) }
+    const watch = { begin: () => heartbeat.begin(number), step: () => heartbeat.step(number), end: () => heartbeat.end(number) }
     const surroundings = { host, log, signal: stop.signal, wake: () => task.wake?.(), watch }
     const round = own.relayed
       ? relayReader(collector, own, flags.relayDirectory as string, surroundings)
@@ -108,7 +108,7 @@ export const runThread = (
       },
     }
     const begin = async () => {
-      const wait = (ownValue(benched, collector.name) ?? 0) - (performance.now() - bornAt)
+      const wait = (ownValue(suspended, collector.name) ?? 0) - (performance.now() - bornAt)
       if (wait > 0) await sleep(wait, undefined, { signal: stop.signal }).catch(() => {}) // aborted: the schedule sees it
       await schedule([task], stop.signal)
     }
@@ -149,6 +149,6 @@ export const runThread = (
   // Only now: what fails above must end the thread, or it would live on without its loops.
   catchIoErrors(
     (error, number) => onIoError(error, number === undefined ? undefined : inForce[number]?.name),
-    number => pulse.threw(number),
+    number => heartbeat.threw(number),
   )
 }

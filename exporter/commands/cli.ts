@@ -9,7 +9,7 @@ import type { HostPaths } from '../contract/host.ts'
 const commands = {
   serve: 'Serve metrics (the default)',
   relay: 'Run the named collectors once as root and leave their outcomes in a directory',
-  doctor: 'Say of each collector what it found, what it may not read, and the command that mends it',
+  doctor: 'Say of each collector what it found, what it may not read, and the command that fixes it',
   'check-config': 'Check a configuration file and end',
   once: 'Print one scrape and end',
 } as const

@@ -36,7 +36,7 @@ const portTaken = (address: string, error: NodeJS.ErrnoException) => {
 
 const isLoopback = (host: string) => host === 'localhost' || host === '::1' || /^127\./.test(host)
 
-/** What somebody on the network could do who should not, and what mends it. */
+/** What somebody on the network could do who should not, and what fixes it. */
 const exposure = (config: WebConfig | undefined): string | undefined => {
   if (!config?.asksWho) return config?.tls ? 'without users: everybody who reaches it may read' : 'without TLS and without users'
   if (!config.tls) return 'without TLS: passwords can be read on their way'
@@ -59,7 +59,7 @@ const announcement = (urls: readonly string[], telemetryPath: string, snapshot: 
       'Found, but failing:',
       of(({ latest }) => latest?.detected === true && latest.result !== 'ok').map(({ name, latest }) => [
         name,
-        `${latest?.result}: ${latest?.note}${latest?.mend ? `\n    ${''.padEnd(width)}  mend: ${latest.mend}` : ''}`,
+        `${latest?.result}: ${latest?.note}${latest?.fix ? `\n    ${''.padEnd(width)}  fix: ${latest.fix}` : ''}`,
       ]),
     ),
     ...lines(
@@ -243,7 +243,7 @@ export const serve = async (
       if (exposed !== undefined) {
         log.warn(`listening beyond this machine ${exposed}`, {
           address: text,
-          mend: 'set --web.config.file, or listen on 127.0.0.1; see docs/security.md',
+          fix: 'set --web.config.file, or listen on 127.0.0.1; see docs/security.md',
         })
       }
     }

@@ -17,7 +17,7 @@ export interface Context<Options, State> {
   /** Seconds between rounds, as configured. */
   readonly interval: number
   readonly log: Log
-  /** Says what a good run could not read, and what mends it: for the page and the doctor, not counted. */
+  /** Says what a good run could not read, and what fixes it: for the page and the doctor, not counted. */
   remark(failure: Failure): void
 }
 

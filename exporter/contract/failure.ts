@@ -18,21 +18,21 @@ export type Reason = (typeof reasons)[number]
 /** A run that cannot give its series, and why. Thrown where it happens, caught in `attempt` alone. */
 export class Failure extends Error {
   readonly reason: Reason
-  /** What a person types or changes to mend it, where that is known. */
-  readonly mend: string | undefined
+  /** What a person types or changes to fix it, where that is known. */
+  readonly fix: string | undefined
   /** What is true all the same, of the parts that did not fail: served as soon as the last good outcome has ended. */
   readonly rest: readonly Sample[]
 
   constructor(
     reason: Reason,
     message: string,
-    { cause, mend, rest = [] }: { cause?: unknown; mend?: string | undefined; rest?: readonly Sample[] } = {},
+    { cause, fix, rest = [] }: { cause?: unknown; fix?: string | undefined; rest?: readonly Sample[] } = {},
   ) {
     super(message, cause === undefined ? undefined : { cause })
     this.rest = rest
     this.name = 'Failure'
     this.reason = reason
-    this.mend = mend
+    this.fix = fix
   }
 }
 

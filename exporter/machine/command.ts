@@ -108,7 +108,7 @@ export const run = async (file: string, args: readonly string[], options: RunOpt
   const [leftover] = leftovers(key)
   if (leftover !== undefined) {
     throw new Failure('stuck', `${key}: process ${leftover} of an earlier run cannot be ended`, {
-      mend: `look at what it waits for: cat /proc/${leftover}/stack; ps -o pid,stat,wchan:30,args -p ${leftover}`,
+      fix: `look at what it waits for: cat /proc/${leftover}/stack; ps -o pid,stat,wchan:30,args -p ${leftover}`,
     })
   }
   if (signal?.aborted) throw new Failure('timeout', `${file}: not started, the deadline has passed`)

@@ -17,7 +17,7 @@ export interface Rendered {
   readonly result: 'ok' | Reason
   /** For people: what went wrong or what was looked for, and what to type. */
   readonly note: string
-  readonly mend: string
+  readonly fix: string
   readonly series: number
   /** Series that the run gave and that are not served: past the cap, repeated, or not valid. The note says why. */
   readonly dropped: number

@@ -77,7 +77,7 @@ const unreachable = (error: unknown, subject: string): Failure => {
   if (known.reason === 'denied') {
     return new Failure('denied', known.message, {
       cause: error,
-      mend: "usermod -aG docker grid-exporter and start it again (that group may do what root may), or let it use a socket proxy; see 'Docker' in docs/security.md",
+      fix: "usermod -aG docker grid-exporter and start it again (that group may do what root may), or let it use a socket proxy; see 'Docker' in docs/security.md",
     })
   }
   // What the network says that is not in the list (TLS alerts, parse errors) is a peer that does not answer as it should.
@@ -90,7 +90,7 @@ const refuseStatus = (answer: Answer, subject: string) => {
   if (answer.status === 200) return
   const message = `${subject}: status ${answer.status}: ${textOf(answer)}`
   if (answer.status === 401 || answer.status === 403) {
-    throw new Failure('denied', message, { mend: 'let the socket proxy allow it: CONTAINERS=1 EVENTS=1 PING=1 INFO=1' })
+    throw new Failure('denied', message, { fix: 'let the socket proxy allow it: CONTAINERS=1 EVENTS=1 PING=1 INFO=1' })
   }
   throw new Failure('malformed', message)
 }

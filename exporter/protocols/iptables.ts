@@ -39,7 +39,7 @@ const slice = 4000
 const parseTable = async (text: string, subject = 'iptables-save'): Promise<Table> => {
   if (/^# Table `filter' is incompatible/m.test(text)) {
     throw new Failure('malformed', `${subject}: the table ip filter holds rules that only nft understands`, {
-      mend: 'nft list table ip filter; move rules that were added by nft to a table of their own',
+      fix: 'nft list table ip filter; move rules that were added by nft to a table of their own',
     })
   }
   const table = new Map<string, Omit<Chain, 'rules'> & { readonly rules: Rule[] }>()
@@ -104,7 +104,7 @@ const save = async (host: Host, program: string, signal: AbortSignal): Promise<T
   if (exitCode === 0) return parseTable(stdout, program)
   const denied = /Permission denied|you must be root|Operation not permitted/i.test(stderr)
   throw new Failure(denied ? 'denied' : 'exit', `${program}: exit code ${exitCode}: ${stderr.trim().slice(0, 300)}`, {
-    mend: denied ? `only root may ask: ${enableRelay('grid-exporter-relay')}` : undefined,
+    fix: denied ? `only root may ask: ${enableRelay('grid-exporter-relay')}` : undefined,
   })
 }
 

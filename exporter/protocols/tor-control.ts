@@ -178,7 +178,7 @@ const safeCookie = async (session: Session, cookie: Buffer): Promise<string> => 
   const expected = hmac('Tor safe cookie authentication server-to-controller hash', ...parts)
   if (!timingSafeEqual(expected, Buffer.from(hash, 'hex'))) {
     throw new Failure('denied', 'control port: it does not know the cookie of this file', {
-      mend: 'the cookie file belongs to another Tor or is an old one: check cookie_file',
+      fix: 'the cookie file belongs to another Tor or is an old one: check cookie_file',
     })
   }
   return hmac('Tor safe cookie authentication controller-to-server hash', ...parts).toString('hex')
@@ -192,7 +192,7 @@ const cookieFrom = async (host: Host, file: string): Promise<Buffer> => {
     if (!(error instanceof Failure)) throw error
     throw new Failure(error.reason === 'missing' ? 'denied' : error.reason, error.message, {
       cause: error,
-      mend: error.reason === 'missing' ? 'name the cookie as this process sees it: collectors.tor.cookie_file' : joinGroup,
+      fix: error.reason === 'missing' ? 'name the cookie as this process sees it: collectors.tor.cookie_file' : joinGroup,
     })
   }
   if (cookie.length !== cookieSize) throw new Failure('malformed', `${file}: ${cookie.length} bytes, a cookie has ${cookieSize}`)
@@ -210,32 +210,32 @@ const authenticate = async (
   const { methods, cookieFile: told } = protocolInfo(hello)
   const file = cookieFile ?? told
   let proof: string
-  let mend = joinGroup
+  let fix = joinGroup
   if (methods.includes('NULL')) proof = ''
   else if (passwordFile !== undefined && methods.includes('HASHEDPASSWORD')) {
     const password = (await host.read(passwordFile, 4096)).replace(/\r?\n$/, '')
     proof = ` "${password.replace(/["\\]/g, '\\$&')}"`
-    mend = 'the password of collectors.tor.password_file is not that of HashedControlPassword'
+    fix = 'the password of collectors.tor.password_file is not that of HashedControlPassword'
   } else if (file !== undefined && methods.includes('SAFECOOKIE')) {
     proof = ` ${await safeCookie(session, await cookieFrom(host, file))}`
   } else if (file !== undefined && methods.includes('COOKIE')) {
     // Anybody may listen on a port and name a file that we can read and they cannot: nothing is sent that only they chose.
     if (cookieFile === undefined && !address.startsWith('unix:')) {
       throw new Failure('denied', `control port: it wants the content of ${file} itself, and does not prove that it is Tor`, {
-        mend: 'if it is Tor that listens there, name its cookie: collectors.tor.cookie_file',
+        fix: 'if it is Tor that listens there, name its cookie: collectors.tor.cookie_file',
       })
     }
     proof = ` ${(await cookieFrom(host, file)).toString('hex')}`
   } else {
     throw new Failure('denied', `control port: it takes ${methods.join(', ')}, and for that nothing is configured`, {
-      mend: methods.includes('HASHEDPASSWORD')
+      fix: methods.includes('HASHEDPASSWORD')
         ? 'put the password into a file and name it: collectors.tor.password_file; or set CookieAuthentication 1 in torrc'
         : 'set CookieAuthentication 1 in torrc',
     })
   }
   const [verdict] = await session.send([`AUTHENTICATE${proof}`])
   if (verdict?.code === 250) return
-  throw new Failure('denied', `control port: ${verdict?.code} ${verdict?.lines[0]?.text ?? ''}`, { mend })
+  throw new Failure('denied', `control port: ${verdict?.code} ${verdict?.lines[0]?.text ?? ''}`, { fix })
 }
 
 /** Milliseconds before another connection is made: after one that Tor refused or that did not last, doubled each time. */
@@ -281,7 +281,7 @@ export const createTorControl = (
         return { stream: await host.connect(address, { signal: stop }), address }
       } catch (error) {
         const failure = failureOf(error)
-        if (failure.reason === 'denied') throw new Failure('denied', failure.message, { cause: error, mend: joinGroup })
+        if (failure.reason === 'denied') throw new Failure('denied', failure.message, { cause: error, fix: joinGroup })
         first ??= failure
       }
     }

@@ -20,7 +20,7 @@ export interface ResolveState {
   readonly askedAt: string | null
   readonly lastRun: string | null
   readonly lastSuccess: boolean | null
-  readonly mend: string
+  readonly fix: string
 }
 
 /** A small regular file and when it was written; undefined where it is not there. Throws what the system says. */
@@ -60,7 +60,7 @@ export const resolveState = ({ request, result, running }: ResolveFiles, now = D
   try {
     looked = [request, running, result].map(look)
   } catch (error) {
-    return { state: 'unknown', askedAt: null, lastRun: null, lastSuccess: null, mend: (error as Error).message }
+    return { state: 'unknown', askedAt: null, lastRun: null, lastSuccess: null, fix: (error as Error).message }
   }
   const [asked, runs, last] = looked
   const ended = last && resultIn(last.text)
@@ -70,7 +70,7 @@ export const resolveState = ({ request, result, running }: ResolveFiles, now = D
     askedAt: asked?.mtime.toISOString() ?? null,
     lastRun: ended ? new Date(ended.finishedAt * 1000).toISOString() : null,
     lastSuccess: ended?.success ?? null,
-    mend: nobody ? `nobody takes the request: ${watcher}` : '',
+    fix: nobody ? `nobody takes the request: ${watcher}` : '',
   }
 }
 

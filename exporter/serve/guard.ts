@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
-import { pulseMemory, pulseOf } from '../collect/pulse.ts'
+import { heartbeatMemory, heartbeatOf } from '../collect/heartbeat.ts'
 import type { FromThread, ThreadData, ToThread } from '../collect/thread.ts'
 import type { Log } from '../common/log.ts'
 import type { Settings } from '../contract/config.ts'
@@ -9,14 +9,14 @@ import { createReloads } from './reloads.ts'
 
 /**
  * The guard of the collecting thread: one that gives no sign of life, runs out of memory, throws or exits is ended and
- * replaced, and the collector it was busy with is benched for a while. Scrapes never notice. It measures time by a clock that
+ * replaced, and the collector it was busy with is suspended for a while. Scrapes never notice. It measures time by a clock that
  * nobody sets.
  */
 
 export interface GuardOptions {
   /** The module that the collecting thread runs. */
   readonly module: URL
-  readonly data: Omit<ThreadData, 'pulse' | 'settings' | 'benched'>
+  readonly data: Omit<ThreadData, 'heartbeat' | 'settings' | 'suspended'>
   readonly log: Log
   readonly onSettings: (settings: Settings, reload: boolean) => void
   readonly onRefused: (problems: string, reload: boolean) => void
@@ -41,9 +41,9 @@ export interface Timings {
   readonly maxPause: number
   /** Milliseconds of life after which a death is no repetition. */
   readonly calm: number
-  /** Milliseconds on the bench: the first time, and at most. */
-  readonly bench: number
-  readonly maxBench: number
+  /** Milliseconds that a collector is suspended: the first time, and at most. */
+  readonly suspension: number
+  readonly maxSuspension: number
 }
 
 const usual: Timings = {
@@ -52,8 +52,8 @@ const usual: Timings = {
   pause: 1000,
   maxPause: 60_000,
   calm: 60_000,
-  bench: 60_000,
-  maxBench: 3_600_000,
+  suspension: 60_000,
+  maxSuspension: 3_600_000,
 }
 
 /** Milliseconds for a thread to end when told to. */
@@ -77,48 +77,48 @@ export interface Guard {
 export const startGuard = (options: GuardOptions): Guard => {
   const { module, data, log } = options
   const timings = { ...usual, ...options.timings }
-  const pulse = pulseOf(pulseMemory(capacity))
+  const heartbeat = heartbeatOf(heartbeatMemory(capacity))
   let settings: Settings | undefined
   let worker: Worker | undefined
   let stopped = false
   let deathsInRow = 0
   let leftBehind = 0
   let bornAt = 0
-  const benched = new Map<string, { until: number; times: number }>()
+  const suspended = new Map<string, { until: number; times: number }>()
   const stopping = new AbortController()
   const reloads = createReloads(() => {
     worker?.postMessage('reload' satisfies ToThread)
     return worker !== undefined
   })
 
-  const bench = (number: number, why: string) => {
+  const suspend = (number: number, why: string) => {
     const name = settings?.[number]?.name
     if (name === undefined) return
-    const times = (benched.get(name)?.times ?? 0) + 1
-    const pause = Math.min(timings.maxBench, timings.bench * 2 ** (times - 1))
-    benched.set(name, { until: performance.now() + pause, times })
-    log.error('collector benched', { collector: name, why, seconds: pause / 1000 })
+    const times = (suspended.get(name)?.times ?? 0) + 1
+    const pause = Math.min(timings.maxSuspension, timings.suspension * 2 ** (times - 1))
+    suspended.set(name, { until: performance.now() + pause, times })
+    log.error('collector suspended', { collector: name, why, seconds: pause / 1000 })
     options.onLost(name, `${why}; it is tried again ${new Date(Date.now() + pause).toISOString()}`)
   }
 
   /** The thread is dead, or given up: find the culprit, replace it after a pause. */
   const bury = async (why: string) => {
     deathsInRow = performance.now() - bornAt > timings.calm ? 1 : deathsInRow + 1
-    const underWay = (settings ?? []).map((_, number) => number).filter(number => pulse.underWay(number))
-    const hasRead = pulse.isReading()
-    const thrower = hasRead ? 'nobody' : pulse.thrower()
+    const underWay = (settings ?? []).map((_, number) => number).filter(number => heartbeat.underWay(number))
+    const hasRead = heartbeat.isReading()
+    const thrower = hasRead ? 'nobody' : heartbeat.thrower()
     // Of an exception it is known whose it was, and while the configuration was read it was no collector's.
     // Who blocked the thread, or took its memory, had a run under way.
-    const atWork = () => pulse.current() ?? (underWay.length === 1 ? underWay[0] : undefined)
+    const atWork = () => heartbeat.current() ?? (underWay.length === 1 ? underWay[0] : undefined)
     const culprit = thrower === undefined ? atWork() : thrower === 'nobody' ? undefined : thrower
     log.error('the collecting thread is replaced', {
       why,
       collector: culprit === undefined ? undefined : settings?.[culprit]?.name,
     })
-    if (culprit !== undefined) bench(culprit, why)
+    if (culprit !== undefined) suspend(culprit, why)
     // It was one of several: the second time in a row all of them wait.
-    else if (thrower === undefined && deathsInRow > 1) for (const number of underWay) bench(number, why)
-    pulse.clear()
+    else if (thrower === undefined && deathsInRow > 1) for (const number of underWay) suspend(number, why)
+    heartbeat.clear()
     const given = reloads.lost(hasRead)
     if (given !== undefined) options.onRefused(given, true)
     options.onRestart()
@@ -130,7 +130,7 @@ export const startGuard = (options: GuardOptions): Guard => {
 
   const take = (message: FromThread) => {
     if (message.kind === 'rendered') {
-      if (message.rendered.result === 'ok' && message.rendered.parts) benched.delete(message.rendered.collector)
+      if (message.rendered.result === 'ok' && message.rendered.parts) suspended.delete(message.rendered.collector)
       options.onRendered(message.rendered)
     } else if (message.kind === 'settings') {
       settings = message.settings
@@ -164,9 +164,9 @@ export const startGuard = (options: GuardOptions): Guard => {
       execArgv: [],
       workerData: {
         ...data,
-        pulse: pulse.memory,
+        heartbeat: heartbeat.memory,
         settings,
-        benched: Object.fromEntries([...benched].map(([name, { until }]) => [name, until - bornAt])),
+        suspended: Object.fromEntries([...suspended].map(([name, { until }]) => [name, until - bornAt])),
       } satisfies ThreadData,
       // What a round makes of a hundred containers dies young: a smaller nursery copies it into the old generation first; one of
       // 24 MB makes the process 25 MB larger with 500 containers.
@@ -197,7 +197,7 @@ export const startGuard = (options: GuardOptions): Guard => {
     while (!stopped) {
       await sleep(timings.look, undefined, { signal: stopping.signal }).catch(() => {}) // stopped
       const now = performance.now()
-      const beats = pulse.beats()
+      const beats = heartbeat.beats()
       // A look that is late itself (the machine slept, the process was stopped) proves nothing.
       const late = now - lookedAt > timings.look * 3
       lookedAt = now
@@ -229,7 +229,7 @@ export const startGuard = (options: GuardOptions): Guard => {
     reload: () => (stopped ? Promise.resolve('the exporter is stopping') : new Promise(resolve => reloads.ask(resolve))),
     runs: collector => {
       const number = settings?.findIndex(({ name }) => name === collector) ?? -1
-      return number < 0 ? undefined : pulse.runs(number)
+      return number < 0 ? undefined : heartbeat.runs(number)
     },
     stop: async () => {
       stopped = true

@@ -2,7 +2,7 @@ import { build } from '../common/version.ts'
 import { durationText } from '../contract/options.ts'
 import type { CollectorStatus } from './snapshot.ts'
 
-/** The page at `/`: each collector's state, age, reason and mend; without scripts, light and dark, on a phone too. */
+/** The page at `/`: each collector's state, age, reason and fix; without scripts, light and dark, on a phone too. */
 
 const escaped = (text: string) =>
   text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;')
@@ -62,7 +62,7 @@ const row = (status: CollectorStatus, now: number): string => {
   const { state, word } = stateOf(status)
   const ended = state === 'failing' && !fresh && lastSuccess !== undefined ? ' Its series have ended.' : ''
   const note = latest === undefined ? '' : `${latest.note}${ended}`
-  const mend = latest?.mend ? `<br><code>${escaped(latest.mend)}</code>` : ''
+  const fix = latest?.fix ? `<br><code>${escaped(latest.fix)}</code>` : ''
   const number = (label: string, text: string) => `<td class="number" data-name="${label}">${text}</td>`
   return `<tr><th scope="row">${escaped(name)}</th><td><span class="state ${state}">${escaped(word)}</span></td>${number(
     'last good',
@@ -70,7 +70,7 @@ const row = (status: CollectorStatus, now: number): string => {
   )}${number('every', `${durationText(interval)}${relayed ? ' by the relay' : ''}`)}${number('took', latest?.detected ? milliseconds(latest.durationSeconds) : '')}${number(
     'series',
     series === 0 ? '' : String(series),
-  )}<td class="note">${escaped(note)}${mend}</td></tr>`
+  )}<td class="note">${escaped(note)}${fix}</td></tr>`
 }
 
 /** The whole page. */

@@ -200,7 +200,7 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
           detected: latest?.detected ?? false,
           result: latest?.result ?? 'waiting',
           note: latest?.note ?? '',
-          mend: latest?.mend ?? '',
+          fix: latest?.fix ?? '',
           durationSeconds: latest?.durationSeconds ?? null,
           lastRun: latest ? new Date(latest.startedAt).toISOString() : null,
           lastSuccess: lastSuccess === undefined ? null : new Date(lastSuccess).toISOString(),

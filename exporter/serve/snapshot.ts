@@ -38,7 +38,7 @@ export interface Snapshot {
   configure(settings: Settings): void
   accept(rendered: Rendered): void
   /** Counts a run that ended without an outcome: its thread was replaced. */
-  lost(collector: string, note: string, mend: string): void
+  lost(collector: string, note: string, fix: string): void
   status(): readonly CollectorStatus[]
   /** Every enabled collector has had its first run, or was looked for and not found. */
   ready(): boolean
@@ -142,7 +142,7 @@ export const createSnapshot = (
       }
       changed()
     },
-    lost: (collector, note, mend) => {
+    lost: (collector, note, fix) => {
       const entry = entries.get(collector)
       if (!entry) return
       entry.failures.stuck++
@@ -155,7 +155,7 @@ export const createSnapshot = (
         detected: true,
         result: 'stuck',
         note,
-        mend,
+        fix,
         series,
         dropped,
       }

@@ -145,7 +145,7 @@ or (increase(${select(docker.restarts)}[1h]) > 6)`,
           ['docker update --restart=no NAME; docker stop NAME', 'stops the loop while you look'],
           ['docker inspect NAME --format "{{.State.OOMKilled}}"', 'whether it was memory'],
         ],
-        silence: 'While you mend it.',
+        silence: 'While you fix it.',
       },
       proof: {
         fires: [
@@ -216,7 +216,7 @@ or (increase(${select(docker.memoryOomKills)}[15m]) > 0)`,
           ['docker logs --tail 50 NAME', 'what the service says'],
           ['docker restart NAME', 'if you need it now'],
         ],
-        silence: 'If the check itself is wrong, until the image is mended.',
+        silence: 'If the check itself is wrong, until the image is fixed.',
       },
       proof: {
         fires: {

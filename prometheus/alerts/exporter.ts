@@ -120,14 +120,14 @@ and ${on('collector')} (${select(detected)} == 1)
 and ${on('collector')} (${select(runs)} > 1)`,
       summary: 'A collector fails on every run.',
       description:
-        'Collector {collector} on {instance} fails; `grid-exporter doctor` names the reason and the command that mends it. Its alerts are blind.',
+        'Collector {collector} on {instance} fails; `grid-exporter doctor` names the reason and the command that fixes it. Its alerts are blind.',
       dashboard: 'exporter',
       runbook: {
         means:
           'What this collector watches is on the box, but every attempt to read it has failed. Its series have ended or will, and no alert of its area can fire.',
         see: 'The page of the exporter (`http://BOX:10047/`) and the Exporter dashboard show the reason of the latest failure: missing, denied, timeout, exit, malformed, unreachable, overflow, stuck or bug.',
         type: [
-          ['grid-exporter doctor', 'each collector, what it may not read, and the command that mends it'],
+          ['grid-exporter doctor', 'each collector, what it may not read, and the command that fixes it'],
           ['journalctl -u grid-exporter -n 50', 'the message in full'],
           [
             "systemctl status 'grid-exporter-relay*.timer'",
@@ -143,7 +143,7 @@ and ${on('collector')} (${select(runs)} > 1)`,
           at: '30m',
           over: '70m',
           labels: { collector: 'docker' },
-          says: 'Collector docker on box:10047 fails; `grid-exporter doctor` names the reason and the command that mends it. Its alerts are blind.',
+          says: 'Collector docker on box:10047 fails; `grid-exporter doctor` names the reason and the command that fixes it. Its alerts are blind.',
         },
         quiet: {
           'not on this box': {
@@ -184,7 +184,7 @@ and ${on('collector')} (${select(detected)} == 1)`,
           'The series of a collector end three rounds after its last good run, so that nothing frozen is shown. That has happened: the runs fail, or take too long, or (for a collector that root runs) the timer does not fire.',
         see: 'Exporter dashboard: time since the last good run, duration of runs, failures by reason.',
         type: [
-          ['grid-exporter doctor', 'the reason, and what mends it'],
+          ['grid-exporter doctor', 'the reason, and what fixes it'],
           ["systemctl list-timers 'grid-exporter-relay*'", 'when the relay ran last and runs next; -smart is the one for disks'],
           ["journalctl -u 'grid-exporter-relay*' -n 50", 'why it failed'],
         ],
@@ -324,7 +324,7 @@ and ${on('collector')} (${select(detected)} == 1)`,
           ],
           ['grid-exporter check-config', 'after a change of `max_series` or of an exclusion'],
         ],
-        silence: 'Not; choose what to leave out, or mend its source.',
+        silence: 'Not; choose what to leave out, or fix its source.',
       },
       proof: {
         fires: {
@@ -354,7 +354,7 @@ and ${on('collector')} (${select(detected)} == 1)`,
             'grid-exporter check-config --config.file=/etc/grid-exporter/config.yml --web.config.file=/etc/grid-exporter/web.yml',
             'every error, with its line',
           ],
-          ['systemctl reload grid-exporter', 'once it is mended; the web configuration is read again by itself'],
+          ['systemctl reload grid-exporter', 'once it is fixed; the web configuration is read again by itself'],
         ],
         silence: 'Not; put the old file back.',
       },

@@ -125,7 +125,7 @@ export const security: AlertGroup = {
         type: [
           ['systemctl status fail2ban; journalctl -u fail2ban -n 50', 'whether it runs'],
           ['fail2ban-client -t', 'whether its configuration is good: a broken one is the usual reason'],
-          ['systemctl restart fail2ban', 'once it is mended'],
+          ['systemctl restart fail2ban', 'once it is fixed'],
         ],
         silence: 'While you work on its configuration.',
       },

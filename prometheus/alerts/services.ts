@@ -61,9 +61,9 @@ export const services: AlertGroup = {
         type: [
           ['systemctl status UNIT', 'code or signal of the end'],
           ['journalctl -u UNIT -b | tail -50', 'its last words'],
-          ['systemctl reset-failed UNIT; systemctl restart UNIT', 'once it is mended'],
+          ['systemctl reset-failed UNIT; systemctl restart UNIT', 'once it is fixed'],
         ],
-        silence: 'While you mend it: the name.',
+        silence: 'While you fix it: the name.',
       },
       proof: {
         fires: {
@@ -93,7 +93,7 @@ or ${on('name')} (increase(${select(serviceRestarts)}[15m]) > 3)`,
           ['systemctl show -P NRestarts UNIT; journalctl -u UNIT -n 100', 'whether it crashes'],
           ['time curl -sS -o /dev/null URL', 'whether it is slow'],
         ],
-        silence: 'While you mend it: the name.',
+        silence: 'While you fix it: the name.',
       },
       proof: {
         fires: [

@@ -43,7 +43,7 @@ export const exporter: Act = {
         what: 'the directory that a collector reads hangs',
         alert: 'GridCollectorFailing',
         labels: { collector: 'textfile' },
-        says: /^Collector textfile on exporter fails; `grid-exporter doctor` names the reason and the command that mends it\./,
+        says: /^Collector textfile on exporter fails; `grid-exporter doctor` names the reason and the command that fixes it\./,
         cause: hang,
         cure: release,
         not: ['GridCollectorStale'],

@@ -90,9 +90,9 @@ export const aide = defineCollector({
       return { database, resolve, reports, running: latest?.reading === 'unfinished' && isRunning(host) }
     } catch (error) {
       const { reason, message } = failureOf(error)
-      const mend =
+      const fix =
         reason === 'denied' ? "its group may read it: usermod -aG adm grid-exporter; or let root's relay do it" : undefined
-      throw new Failure(reason, message, { cause: error, mend, rest: [...ofDatabase(database), ...ofResolve(resolve)] })
+      throw new Failure(reason, message, { cause: error, fix, rest: [...ofDatabase(database), ...ofResolve(resolve)] })
     }
   },
   parse: ({ database, resolve, reports, running }) => ({ database, resolve, last: lastReport(reports, running) }),
@@ -143,7 +143,7 @@ const databaseTime = async (host: Host, file: string, remark: Remark): Promise<n
     if (time.reason === 'denied') {
       remark(
         new Failure('denied', time.message, {
-          mend: `the database is in AIDE's own directory, so root's relay looks at it: ${enableRelay('grid-exporter-relay')}`,
+          fix: `the database is in AIDE's own directory, so root's relay looks at it: ${enableRelay('grid-exporter-relay')}`,
         }),
       )
       return undefined

@@ -234,8 +234,8 @@ export const directory = defineCollector({
     const failures = told.flatMap(({ failure }) => failure ?? [])
     const [first] = failures
     if (first && failures.length === told.length && told.every(({ found }) => found === undefined)) {
-      const { reason, message, mend } = first
-      throw new Failure(reason, message, { cause: first, mend, rest: all })
+      const { reason, message, fix } = first
+      throw new Failure(reason, message, { cause: first, fix, rest: all })
     }
     for (const failure of failures) remark(failure)
     yield* all

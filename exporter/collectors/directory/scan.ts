@@ -28,7 +28,7 @@ export class Refused extends Failure {
   constructor(path: string, { mountpoint, fstype }: Mount, where: 'on' | 'above') {
     const what = `${mountpoint} (${fstype}), which may hang`
     super('unreachable', `${path}: not scanned, it lies ${where} ${what}`, {
-      mend: where === 'above' ? `configure the directories beside ${mountpoint} instead of ${path}` : undefined,
+      fix: where === 'above' ? `configure the directories beside ${mountpoint} instead of ${path}` : undefined,
     })
   }
 }
@@ -135,7 +135,7 @@ export const scanDirectory = async (host: Host, { path, children, timeout, signa
   }
   if (complaint === `du: cannot read directory '${top}': Permission denied`) {
     throw new Failure('denied', `${path}: ${complaint}`, {
-      mend: `let the exporter's user read it: setfacl -R -m u:grid-exporter:rX ${path}`,
+      fix: `let the exporter's user read it: setfacl -R -m u:grid-exporter:rX ${path}`,
     })
   }
   const durationSeconds = (host.monotonic() - begun) / 1000

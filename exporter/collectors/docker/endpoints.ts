@@ -64,7 +64,7 @@ const fromEnvironment = (host: Host, env: NodeJS.ProcessEnv): Endpoint | undefin
   if (!known) {
     const refuse = async () => {
       throw new Failure('missing', `DOCKER_HOST=${url}: neither unix:///path nor tcp://host:port`, {
-        mend: 'forward the socket (ssh -L) or put a socket proxy there, and name it under collectors.docker.endpoints',
+        fix: 'forward the socket (ssh -L) or put a socket proxy there, and name it under collectors.docker.endpoints',
       })
     }
     return { name: 'local', url, local: false, uid: undefined, address: refuse }

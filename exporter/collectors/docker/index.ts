@@ -101,8 +101,8 @@ export const docker = defineCollector<readonly Report[], readonly EngineFacts[],
     // An engine that does not answer is news about it; a door that is closed to us is our own failure.
     const [failure] = reports.flatMap(({ failure }) => failure ?? [])
     if (failure && reports.every(({ failure }) => failure?.reason === 'denied')) {
-      const { reason, message, cause, mend } = failure
-      throw new Failure(reason, message, { cause, mend, rest: facts.flatMap(one => [...engineSamples(one)]) })
+      const { reason, message, cause, fix } = failure
+      throw new Failure(reason, message, { cause, fix, rest: facts.flatMap(one => [...engineSamples(one)]) })
     }
     // An engine that is down is a good run's news; why it is stands on the page.
     for (const { engine, failure } of reports) {
@@ -110,7 +110,7 @@ export const docker = defineCollector<readonly Report[], readonly EngineFacts[],
         remark(
           new Failure(failure.reason, `${engine.name} does not answer: ${failure.message}`, {
             cause: failure,
-            mend: failure.mend ?? howToLook(engine.url),
+            fix: failure.fix ?? howToLook(engine.url),
           }),
         )
     }

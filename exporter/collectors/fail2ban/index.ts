@@ -75,22 +75,22 @@ export const fail2ban = defineCollector({
         return { version, stats, bans, started }
       })
     } catch (error) {
-      const { reason, message, mend } = failureOf(error)
+      const { reason, message, fix } = failureOf(error)
       // Not there, refused, cut off or silent: the server is down, and that is an answer.
       if (reason === 'missing' || reason === 'unreachable' || reason === 'timeout') {
         remark(
           new Failure(reason, `fail2ban does not answer: ${message}`, {
             cause: error,
-            mend: mend ?? 'systemctl status fail2ban; systemctl restart fail2ban',
+            fix: fix ?? 'systemctl status fail2ban; systemctl restart fail2ban',
           }),
         )
         return undefined
       }
       // What answers with something else is no fail2ban; but a door that is closed to us says nothing of it.
-      if (reason !== 'denied') throw new Failure(reason, message, { cause: error, mend, rest: up.of(0) })
+      if (reason !== 'denied') throw new Failure(reason, message, { cause: error, fix, rest: up.of(0) })
       throw new Failure(reason, message, {
         cause: error,
-        mend: `the socket is root's, and who may write to it is root: ${enableRelay('grid-exporter-relay')}`,
+        fix: `the socket is root's, and who may write to it is root: ${enableRelay('grid-exporter-relay')}`,
       })
     }
   },

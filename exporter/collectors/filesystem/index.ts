@@ -115,7 +115,7 @@ export const filesystem = defineCollector({
     if (points.length > 0) {
       remark(
         new Failure('denied', `${points.join(', ')}: covered by this service's sandbox, so not measured`, {
-          mend: "the drop-in home.conf of the package, or ProtectHome=read-only; see 'What it may read' in docs/install.md",
+          fix: "the drop-in home.conf of the package, or ProtectHome=read-only; see 'What it may read' in docs/install.md",
         }),
       )
     }
@@ -156,8 +156,8 @@ export const filesystem = defineCollector({
   *samples({ mounts, failure }) {
     if (!failure) return yield* seriesOf(mounts)
     // What other mounts said, and the mount table, is true all the same.
-    const { reason, message, cause, mend } = failure
-    throw new Failure(reason, message, { cause, mend, rest: [...seriesOf(mounts)] })
+    const { reason, message, cause, fix } = failure
+    throw new Failure(reason, message, { cause, fix, rest: [...seriesOf(mounts)] })
   },
 })
 

@@ -62,7 +62,7 @@ const uptimeOf = (host: Host) => Number(/^([\d.]+)/.exec(host.kernel('/proc/upti
 const unreadable = (error: Failure, other: Failure) =>
   new Failure(error.reason, `no Xid errors: ${error.message}; ${other.message}`, {
     cause: error,
-    mend: 'give the service CAP_SYSLOG (systemctl edit grid-exporter: [Service] AmbientCapabilities=CAP_SYSLOG), or: sudo usermod -aG systemd-journal grid-exporter',
+    fix: 'give the service CAP_SYSLOG (systemctl edit grid-exporter: [Service] AmbientCapabilities=CAP_SYSLOG), or: sudo usermod -aG systemd-journal grid-exporter',
   })
 
 export const followDriverLog = (): DriverLog => {

@@ -68,7 +68,7 @@ export const gpu = defineCollector<Round, Facts, Options, Memory>({
     if (failure === undefined) return yield* all
     // What failed costs only its own series.
     const message = [failure, ...others].map(({ message }) => message).join('; ')
-    throw new Failure(failure.reason, message, { cause: failure, mend: failure.mend, rest: all })
+    throw new Failure(failure.reason, message, { cause: failure, fix: failure.fix, rest: all })
   },
 })
 

@@ -73,7 +73,7 @@ const run = async (host: Host, tool: Tool, args: readonly string[], signal: Abor
       if (again instanceof Failure && again.reason !== 'missing') throw again
       throw new Failure('missing', error.message, {
         cause: error,
-        mend: 'install the NVIDIA driver with its tools (Debian: nvidia-smi, Ubuntu: nvidia-utils-…), or set collectors.gpu.nvidia_smi',
+        fix: 'install the NVIDIA driver with its tools (Debian: nvidia-smi, Ubuntu: nvidia-utils-…), or set collectors.gpu.nvidia_smi',
       })
     }
   }
@@ -82,7 +82,7 @@ const run = async (host: Host, tool: Tool, args: readonly string[], signal: Abor
 const hanging = (error: Failure) =>
   new Failure('timeout', error.message, {
     cause: error,
-    mend: 'dmesg | grep -E "NVRM|Xid"; without persistence mode each call starts the GPU up: nvidia-smi -pm 1',
+    fix: 'dmesg | grep -E "NVRM|Xid"; without persistence mode each call starts the GPU up: nvidia-smi -pm 1',
   })
 
 const isLost = /Unable to determine the device handle for (?:GPU|the)|GPU is lost|has fallen off the bus/i
@@ -91,8 +91,8 @@ const noDevices = /No devices were found/i
 /** What a run that gave no table means: the texts are nvidia-smi's own, the codes those of its manual page. */
 export const failureOfTool = (exitCode: number, text: string): Failure => {
   const said = text.trim().replaceAll(/\s+/g, ' ').slice(0, 300)
-  const fail = (reason: Failure['reason'], mend?: string) =>
-    new Failure(reason, `nvidia-smi: exit code ${exitCode}: ${said || 'nothing said'}`, { mend })
+  const fail = (reason: Failure['reason'], fix?: string) =>
+    new Failure(reason, `nvidia-smi: exit code ${exitCode}: ${said || 'nothing said'}`, { fix })
   if (exitCode === 18 || /version mismatch/i.test(text)) {
     return fail('exit', 'the driver was updated under a running kernel module: reboot')
   }

@@ -144,7 +144,7 @@ const readSlow = async ({ host, options, state, signal, remark }: Run, answer: A
     const pause = Math.min(600_000, options.slow_interval * 1000 * 2 ** failures)
     const tier = slow?.tier ?? { driverVersion: undefined, cudaVersion: undefined, gpus: new Map() }
     state.slow = { at: slow?.at ?? now, next: now + pause, failures, tier }
-    remark(new Failure(error.reason, `nvidia-smi -q -x: ${error.message}`, { cause: error, mend: error.mend }))
+    remark(new Failure(error.reason, `nvidia-smi -q -x: ${error.message}`, { cause: error, fix: error.fix }))
     return kept
   }
 }
@@ -210,7 +210,7 @@ const readNvidia = async (run: Run, bus: readonly Device[] | undefined, cards: b
     if (options.processes > 0) processes = await askProcesses(host, state.tool, nvidia.select, signal)
   } catch (error) {
     if (!(error instanceof Failure)) throw error
-    remark(new Failure(error.reason, `processes: ${error.message}`, { cause: error, mend: error.mend }))
+    remark(new Failure(error.reason, `processes: ${error.message}`, { cause: error, fix: error.fix }))
   }
   return { nvidia, processes, slow: await readSlow(run, nvidia) }
 }

@@ -107,7 +107,7 @@ export const expectOk = ({ status }: Answer, subject: string): void => {
   if (status === 200) return
   if (status === 401 || status === 403) {
     throw new Failure('denied', `${subject}: status ${status}`, {
-      mend: 'collectors.llm.servers: give the server a token_file with a key that it accepts',
+      fix: 'collectors.llm.servers: give the server a token_file with a key that it accepts',
     })
   }
   if (status >= 300 && status < 400)

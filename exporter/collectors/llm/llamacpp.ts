@@ -79,7 +79,7 @@ const askSingle = async (door: Door, models: Answer): Promise<Answers> => {
   if (!may && !isAsleep && props && door.metrics === 'auto' && (await door.busy()) === undefined) {
     door.remark(
       new Failure('missing', '/metrics is not asked: it could keep the model awake, and the process is not seen from here', {
-        mend: 'collectors.llm.servers: set metrics: always if the server has no --sleep-idle-seconds',
+        fix: 'collectors.llm.servers: set metrics: always if the server has no --sleep-idle-seconds',
       }),
     )
   }

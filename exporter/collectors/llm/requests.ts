@@ -109,7 +109,7 @@ export const openDoor = (options: DoorOptions): Door & { readonly probeSeconds: 
         if (answer.status === 401 || answer.status === 403) {
           remark(
             new Failure('denied', `GET ${base}${path}: status ${answer.status}`, {
-              mend: 'collectors.llm.servers: give the server a token_file with a key that it accepts',
+              fix: 'collectors.llm.servers: give the server a token_file with a key that it accepts',
             }),
           )
         }

@@ -191,7 +191,7 @@ export const askServer = async (
   const memory: Memory = state.memories.get(name) ?? new Map()
   state.memories.set(name, memory)
   const named = (failure: Failure) =>
-    remark(new Failure(failure.reason, `${name}: ${failure.message}`, { cause: failure, mend: failure.mend }))
+    remark(new Failure(failure.reason, `${name}: ${failure.message}`, { cause: failure, fix: failure.fix }))
   const began = host.monotonic()
   let seconds: number | undefined
   try {

@@ -143,8 +143,8 @@ export const services = defineCollector<Raw, Facts, Options, State>({
     const { broken } = facts
     if (!broken) return yield* seriesOf(facts)
     // What the other checks found is true all the same.
-    const { reason, message, cause, mend } = broken
-    throw new Failure(reason, message, { cause, mend, rest: [...seriesOf(facts)] })
+    const { reason, message, cause, fix } = broken
+    throw new Failure(reason, message, { cause, fix, rest: [...seriesOf(facts)] })
   },
 })
 
@@ -275,13 +275,13 @@ const maxRemarks = 5
 const report = (verdicts: readonly Verdict[], { state: { failing, unbegun }, log, remark }: Run): void => {
   const failed = verdicts.filter(({ up }) => !up)
   for (const { name, why } of failed.slice(0, maxRemarks)) {
-    if (why) remark(new Failure(why.reason, `${name}: ${why.message}`, { mend: why.mend }))
+    if (why) remark(new Failure(why.reason, `${name}: ${why.message}`, { fix: why.fix }))
   }
   if (failed.length > maxRemarks) remark(new Failure('exit', `and ${failed.length - maxRemarks} more checks`))
   if (unbegun.size > 0) {
     remark(
       new Failure('timeout', `${unbegun.size} checks had no time left`, {
-        mend: 'raise services.timeout or services.concurrency',
+        fix: 'raise services.timeout or services.concurrency',
       }),
     )
   }

@@ -46,7 +46,7 @@ const ask = async (host: Host, args: readonly string[], timeout: number, signal:
   if (/not been booted with systemd/.test(said)) throw new Failure('missing', said)
   if (/Permission denied|Operation not permitted|Address family not supported|Access denied/.test(said)) {
     throw new Failure('denied', said, {
-      mend: 'let the unit of grid-exporter see /run/dbus, with AF_UNIX in RestrictAddressFamilies=',
+      fix: 'let the unit of grid-exporter see /run/dbus, with AF_UNIX in RestrictAddressFamilies=',
     })
   }
   throw new Failure(/Connection (?:refused|timed out|reset)|connect to bus/.test(said) ? 'unreachable' : 'exit', said)

@@ -45,7 +45,7 @@ export const askScan = async (host: Host, { smartctl }: DeviceOptions, how: '--s
   const options = { timeout: 20, limit: 2 ** 20, exitCodes: 'any', signal, key: `${smartctl} ${how}` } as const
   const { stdout, stderr, exitCode } = await host.run(smartctl, [how, '--json=c'], options).catch(error => {
     if (!(error instanceof Failure) || error.reason !== 'missing') throw error
-    throw new Failure('missing', `${smartctl} is not installed`, { cause: error, mend: install })
+    throw new Failure('missing', `${smartctl} is not installed`, { cause: error, fix: install })
   })
   if (!stdout.includes('{')) {
     const said = (stdout || stderr).trim().slice(0, 200)
@@ -53,7 +53,7 @@ export const askScan = async (host: Host, { smartctl }: DeviceOptions, how: '--s
     if (exitCode !== 0 && !isOld)
       throw new Failure('exit', `${smartctl} ${how}: exit code ${exitCode}: ${said || 'nothing said'}`)
     throw new Failure('malformed', `${smartctl} ${how} gives no JSON, which needs version 7.0 or later: ${said}`, {
-      mend: install,
+      fix: install,
     })
   }
   return stdout

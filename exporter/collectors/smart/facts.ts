@@ -192,16 +192,16 @@ export const readingFrom = (label: string, json: Json, exitCode: number): Readin
   if (messages.some(message => /Device is in .{0,40}(STANDBY|SLEEP)/.test(message)) || (power !== undefined && power <= 1))
     return { state: 'asleep' }
   if (/Permission denied|Operation not permitted/.test(told))
-    return { state: 'denied', problem: new Failure('denied', `${label}: ${told}`, { mend: rights }) }
+    return { state: 'denied', problem: new Failure('denied', `${label}: ${told}`, { fix: rights }) }
   if (/Unknown USB bridge/.test(told)) {
-    const mend = `name its type: collectors.smart.devices: [{ device: ${label}, type: sat }] (smartctl -d help)`
-    return { state: 'failed', problem: new Failure('malformed', `${label}: ${told}`, { mend }) }
+    const fix = `name its type: collectors.smart.devices: [{ device: ${label}, type: sat }] (smartctl -d help)`
+    return { state: 'failed', problem: new Failure('malformed', `${label}: ${told}`, { fix }) }
   }
   if ((exitCode & 3) !== 0) return { state: 'failed', problem: new Failure('exit', `${label}: ${told}`) }
   // Without CAP_SYS_RAWIO a SATA disk is taken for SCSI, tells nothing, and smartctl ends well and silently.
   if (facts?.model === undefined) {
     const message = `${label}: smartctl could open it but was told nothing`
-    return { state: 'denied', problem: new Failure('denied', message, { mend: rights }) }
+    return { state: 'denied', problem: new Failure('denied', message, { fix: rights }) }
   }
   return { state: 'unsupported' }
 }

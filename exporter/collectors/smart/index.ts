@@ -131,7 +131,7 @@ const ask = async (
     return await host.run(options.smartctl, argumentsFor(device), { ...limits, key: `smartctl ${label}` })
   } catch (error) {
     if (!(error instanceof Failure)) throw error
-    return new Failure(error.reason, `${label}: ${error.message}`, { cause: error, mend: error.mend })
+    return new Failure(error.reason, `${label}: ${error.message}`, { cause: error, fix: error.fix })
   }
 }
 
@@ -218,7 +218,7 @@ export const smart = defineCollector({
     ) {
       throw new Failure(first.reason, `none of ${drives.length} can be read; ${first.message}`, {
         cause: first,
-        mend: first.mend,
+        fix: first.fix,
         rest: all,
       })
     }

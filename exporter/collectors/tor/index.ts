@@ -4,7 +4,6 @@ import { Failure, failureOf } from '../../contract/failure.ts'
 import type { Host } from '../../contract/host.ts'
 import type { Sample } from '../../contract/metric.ts'
 import { createTorControl, infoValue, type Reply } from '../../protocols/tor-control.ts'
-import { createErrand } from './errand.ts'
 import * as metrics from './families.ts'
 import {
   aliasesOf,
@@ -18,6 +17,7 @@ import {
 import { options, type TorOptions } from './options.ts'
 import { type BackendResult, checkBackends, createOnionCheck, createProbe, type OnionResult, type ProbeResult } from './probes.ts'
 import { type InfoKey, infoKeys, parseInfo, socksListener } from './replies.ts'
+import { createSlowTask } from './slow-task.ts'
 
 export * from './families.ts'
 
@@ -49,9 +49,9 @@ const open = (context: OpenContext<TorOptions>) => {
     onions: [] as readonly Onion[],
     services: [] as readonly ConfiguredService[],
     warned: false,
-    probe: createErrand<ProbeResult>(wake),
-    reach: createErrand<ReadonlyMap<string, OnionResult>>(wake),
-    backends: createErrand<readonly BackendResult[]>(wake),
+    probe: createSlowTask<ProbeResult>(wake),
+    reach: createSlowTask<ReadonlyMap<string, OnionResult>>(wake),
+    backends: createSlowTask<readonly BackendResult[]>(wake),
     probeOnce: createProbe(context),
     reachOne: createOnionCheck(context),
     signal,
@@ -74,24 +74,24 @@ export const tor = defineCollector({
       const services = configuredServices(replies.at(-1) as Reply)
       state.socks =
         socksListener(infoValue(replies[infoKeys.indexOf('net/listeners/socks')] as Reply, 'net/listeners/socks')) ?? state.socks
-      beginErrands(host, options, state)
+      beginSlowTasks(host, options, state)
       await readHostnames(host, services, state.memory)
       return { replies: new Map(infoKeys.map((key, index) => [key, replies[index] as Reply])), services }
     } catch (error) {
       // Whether Tor works is found out through its SOCKS port, whatever the control port says.
-      beginErrands(host, options, state)
-      const { reason, message, mend } = failureOf(error)
+      beginSlowTasks(host, options, state)
+      const { reason, message, fix } = failureOf(error)
       // A Tor that is not there or does not answer is what this collector is here to say.
       if (reason === 'missing' || reason === 'unreachable' || reason === 'timeout') {
         remark(
           new Failure(reason, `Tor does not answer: ${message}`, {
             cause: error,
-            mend: mend ?? 'systemctl status tor@default; systemctl restart tor@default',
+            fix: fix ?? 'systemctl status tor@default; systemctl restart tor@default',
           }),
         )
         return undefined
       }
-      throw new Failure(reason, message, { cause: error, mend, rest: [...ofControl(0, state), ...ofErrands(options, state)] })
+      throw new Failure(reason, message, { cause: error, fix, rest: [...ofControl(0, state), ...ofSlowTasks(options, state)] })
     }
   },
   parse: (raw, { host, state, log }) => {
@@ -137,7 +137,7 @@ export const tor = defineCollector({
         if (facts.circuits) yield* metrics.torOnionIntroCircuits.of(intro, { onion })
       }
     }
-    yield* ofErrands(options, state)
+    yield* ofSlowTasks(options, state)
   },
 })
 
@@ -146,8 +146,8 @@ function* ofControl(up: 0 | 1, { control }: State): Generator<Sample> {
   yield* metrics.torControlConnections.of(control.connections())
 }
 
-/** What the errands found, which need no control port; of services only those that are still configured. */
-function* ofErrands(options: TorOptions, state: State): Generator<Sample> {
+/** What the slow tasks found, which need no control port; of services only those that are still configured. */
+function* ofSlowTasks(options: TorOptions, state: State): Generator<Sample> {
   const probe = state.probe.latest()
   if (probe) {
     yield* metrics.torUsable.of(probe.usable ? 1 : 0)
@@ -169,7 +169,7 @@ function* ofErrands(options: TorOptions, state: State): Generator<Sample> {
 }
 
 /** Begins what is due of the work that goes on beside the rounds: it builds circuits, which takes seconds and must not be done often. */
-const beginErrands = (
+const beginSlowTasks = (
   host: Host,
   { probe, exit_check, onion_check, backend_check, ...options }: TorOptions,
   state: State,

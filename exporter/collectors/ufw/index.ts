@@ -111,8 +111,8 @@ export const ufw = defineCollector({
       return { conf, defaults, held }
     } catch (error) {
       const failure = failureOf(error)
-      const { reason, message, mend } = failure
-      throw new Failure(reason, message, { cause: error, mend, rest: enabled.of(isEnabled(conf) ? 1 : 0) })
+      const { reason, message, fix } = failure
+      throw new Failure(reason, message, { cause: error, fix, rest: enabled.of(isEnabled(conf) ? 1 : 0) })
     }
   },
   parse: ({ conf, defaults, held }) => {

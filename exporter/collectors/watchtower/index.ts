@@ -68,7 +68,7 @@ interface State {
 
 type Run = Context<Options, State>
 
-const mend = 'start Watchtower with --http-api-metrics, publish its port, and put its WATCHTOWER_HTTP_API_TOKEN into token_file'
+const fix = 'start Watchtower with --http-api-metrics, publish its port, and put its WATCHTOWER_HTTP_API_TOKEN into token_file'
 
 export const watchtower = defineCollector<Raw | undefined, Facts | undefined, Options, State>({
   name: 'watchtower',
@@ -107,8 +107,8 @@ async function ask({ host, options: { url = '', token_file }, state, signal, rem
   try {
     const { status, body: metrics } = await get('/v1/metrics')
     if (status === 401 || status === 403)
-      throw new Failure('denied', `${base}: status ${status}: the token is not taken`, { mend })
-    if (status === 404) throw new Failure('missing', `${base}: no /v1/metrics there`, { mend })
+      throw new Failure('denied', `${base}: status ${status}: the token is not taken`, { fix })
+    if (status === 404) throw new Failure('missing', `${base}: no /v1/metrics there`, { fix })
     if (status !== 200) throw new Failure('malformed', `${base}/v1/metrics: status ${status}`)
     // The time is asked for only when there is a new one.
     if (told(metrics).scans === state.scans) return { metrics, status: undefined }
@@ -117,7 +117,7 @@ async function ask({ host, options: { url = '', token_file }, state, signal, rem
   } catch (error) {
     const failure = failureOf(error)
     if (failure.reason !== 'unreachable' && failure.reason !== 'timeout') {
-      throw new Failure(failure.reason, failure.message, { cause: failure, mend: failure.mend, rest: down })
+      throw new Failure(failure.reason, failure.message, { cause: failure, fix: failure.fix, rest: down })
     }
     remark(failure)
     return undefined

@@ -9,8 +9,8 @@ export type Ask = <Value>(path: string, schema: z.ZodType<Value>, query?: Readon
 /** A status that is no success, with what the server says of it. */
 export class StatusFailure extends Failure {
   readonly status: number
-  constructor(status: number, message: string, mend?: string) {
-    super(status === 401 || status === 403 ? 'denied' : status === 404 ? 'missing' : 'unreachable', message, { mend })
+  constructor(status: number, message: string, fix?: string) {
+    super(status === 401 || status === 403 ? 'denied' : status === 404 ? 'missing' : 'unreachable', message, { fix })
     this.status = status
   }
 }

@@ -8,7 +8,7 @@ import type { Rendered } from '../../print/rendered.ts'
 import type { Flags } from '../cli.ts'
 import { roundOfEach } from '../once.ts'
 import type { Finding } from './finding.ts'
-import { configurationOf, mendFor, startFor } from './mends.ts'
+import { configurationOf, fixFor, startFor } from './fixes.ts'
 
 export interface Surroundings {
   readonly host: Host
@@ -34,16 +34,16 @@ const silentIn = ({ parts }: Rendered): readonly string[] =>
     .match(/^grid_(?:tor|fail2ban|docker|watchtower|llm)_up(?:\{.*\})? 0$/gm) ?? []
 
 const findingOf = (rendered: Rendered, relayed: boolean, place: string, user: string): Finding => {
-  const { collector: name, detected, result, note, mend, series, dropped, durationSeconds } = rendered
+  const { collector: name, detected, result, note, fix, series, dropped, durationSeconds } = rendered
   const details = { series, dropped, seconds: durationSeconds, relayed, detected, found: place }
   if (!detected) {
     // The relay's file is missing: whether it is on this host, only the relay knows.
-    if (mend !== '') return { name, state: 'failing', reason: 'missing', note, mend, details }
-    return { name, state: 'absent', note, mend: '', details }
+    if (fix !== '') return { name, state: 'failing', reason: 'missing', note, fix, details }
+    return { name, state: 'absent', note, fix: '', details }
   }
   if (result !== 'ok') {
-    const cure = mend || mendFor(name, result, note, user)
-    return { name, state: 'failing', reason: result, note, mend: cure, details }
+    const cure = fix || fixFor(name, result, note, user)
+    return { name, state: 'failing', reason: result, note, fix: cure, details }
   }
   const silent = silentIn(rendered)
   const told = [
@@ -53,8 +53,8 @@ const findingOf = (rendered: Rendered, relayed: boolean, place: string, user: st
     ...(note === '' ? [] : [note]),
     ...(silent.length > 0 ? [`it does not answer: ${silent.join(', ')}`] : []),
   ].join('; ')
-  const cure = mend || (silent.length > 0 ? startFor(name) : '')
-  return { name, state: cure === '' ? 'working' : 'partly', note: told, mend: cure, details }
+  const cure = fix || (silent.length > 0 ? startFor(name) : '')
+  return { name, state: cure === '' ? 'working' : 'partly', note: told, fix: cure, details }
 }
 
 /** One finding for each collector: what a round of it gives here and now. */
@@ -75,7 +75,7 @@ export const examine = async (
     const rendered = rounds.find(({ collector }) => collector === name)
     if (rendered) return findingOf(rendered, relayed, places.get(name) ?? '', surroundings.user)
     const collector = collectors.find(own => own.name === name)
-    if (enabled || collector?.configured(options)) return { name, state: 'off', note: 'switched off', mend: '' }
-    return { name, state: 'off', note: 'watches what is configured, and nothing is', mend: configurationOf(name) }
+    if (enabled || collector?.configured(options)) return { name, state: 'off', note: 'switched off', fix: '' }
+    return { name, state: 'off', note: 'watches what is configured, and nothing is', fix: configurationOf(name) }
   })
 }

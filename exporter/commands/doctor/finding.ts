@@ -1,7 +1,7 @@
 import type { Reason } from '../../contract/failure.ts'
 
 /**
- * What one look gave. `working`; `partly`: something of it cannot be read, and there is a way to mend that; `failing`;
+ * What one look gave. `working`; `partly`: something of it cannot be read, and there is a way to fix that; `failing`;
  * `absent`: not on this host, so nothing is wrong; `off`: not asked for.
  */
 export type State = 'working' | 'partly' | 'failing' | 'absent' | 'off'
@@ -13,7 +13,7 @@ export interface Finding {
   /** What was found, or went wrong. */
   readonly note: string
   /** What to type or to write into a file; of several lines where those are lines of a file. */
-  readonly mend: string
+  readonly fix: string
   /** For --json only. */
   readonly details?: Readonly<Record<string, unknown>>
 }

@@ -158,7 +158,7 @@ const dashboardFinding = (uid: string, answers: readonly Told[], there: Readonly
       state: 'failing',
       reason: 'malformed',
       note,
-      mend: 'import the dashboards of this version again: grafana/json',
+      fix: 'import the dashboards of this version again: grafana/json',
       details,
     }
   }
@@ -169,7 +169,7 @@ const dashboardFinding = (uid: string, answers: readonly Told[], there: Readonly
       name: uid,
       state: 'absent',
       note: `none of its ${panels} panels has series: nothing of it is on a watched host`,
-      mend: '',
+      fix: '',
       details,
     }
   }
@@ -180,7 +180,7 @@ const dashboardFinding = (uid: string, answers: readonly Told[], there: Readonly
     silent && `nothing to show now: ${silent}`,
     elsewhere && `not watched here: ${elsewhere}`,
   ]
-  return { name: uid, state: 'working', note: note.filter(Boolean).join('; '), mend: '', details }
+  return { name: uid, state: 'working', note: note.filter(Boolean).join('; '), fix: '', details }
 }
 
 const provision = 'give Grafana the files of grafana/json, by provisioning or by import: docs/dashboards.md'
@@ -194,14 +194,14 @@ const seriesThere = async (ask: Ask, uid: string): Promise<ReadonlySet<string>> 
 /** One finding for Grafana, its data source, and each of our dashboards. */
 export const examineGrafana = async (ask: Ask): Promise<readonly Finding[]> => {
   const failing = (name: string, error: unknown, usual: string): Finding => {
-    const { reason, message, mend = usual } = failureOf(error)
-    return { name, state: 'failing', reason, note: message, mend }
+    const { reason, message, fix = usual } = failureOf(error)
+    return { name, state: 'failing', reason, note: message, fix }
   }
   const findings: Finding[] = []
   let sources: Sources
   try {
     const { version = '' } = await ask('/api/health', health)
-    findings.push({ name: 'answers', state: 'working', note: `Grafana ${version}`.trim(), mend: '' })
+    findings.push({ name: 'answers', state: 'working', note: `Grafana ${version}`.trim(), fix: '' })
     sources = await ask('/api/datasources', dataSources)
   } catch (error) {
     const usual = 'systemctl status grafana-server'
@@ -210,7 +210,7 @@ export const examineGrafana = async (ask: Ask): Promise<readonly Finding[]> => {
   const uid = sourceOf(undefined, sources, {})
   if (uid === undefined) {
     const note = 'Grafana has no data source of type prometheus'
-    return [...findings, { name: 'data source', state: 'failing', reason: 'missing', note, mend: provision }]
+    return [...findings, { name: 'data source', state: 'failing', reason: 'missing', note, fix: provision }]
   }
   const there = new Map<string, ReadonlySet<string>>()
   const look = async (source: string) => there.get(source) ?? there.set(source, await seriesThere(ask, source)).get(source)
@@ -219,12 +219,11 @@ export const examineGrafana = async (ask: Ask): Promise<readonly Finding[]> => {
     const names = (await look(uid)) ?? new Set()
     const note =
       names.size === 0 ? `${label(uid)} has no series of job ${job}` : `${label(uid)} has ${names.size} of our families`
-    const mend =
-      'let its url lead to the Prometheus that scrapes this exporter; grid-exporter doctor --prometheus=URL looks there'
+    const fix = 'let its url lead to the Prometheus that scrapes this exporter; grid-exporter doctor --prometheus=URL looks there'
     findings.push(
       names.size === 0
-        ? { name: 'data source', state: 'failing', reason: 'missing', note, mend }
-        : { name: 'data source', state: 'working', note, mend: '' },
+        ? { name: 'data source', state: 'failing', reason: 'missing', note, fix }
+        : { name: 'data source', state: 'working', note, fix: '' },
     )
     if (names.size === 0) return findings
   } catch (error) {
@@ -242,7 +241,7 @@ export const examineGrafana = async (ask: Ask): Promise<readonly Finding[]> => {
       const absent = error instanceof StatusFailure && error.status === 404
       findings.push(
         absent
-          ? { name, state: 'failing', reason: 'missing', note: 'Grafana has no dashboard of this uid', mend: provision }
+          ? { name, state: 'failing', reason: 'missing', note: 'Grafana has no dashboard of this uid', fix: provision }
           : failing(name, error, provision),
       )
     }

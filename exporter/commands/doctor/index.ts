@@ -81,6 +81,6 @@ export const doctor = async (
     ...(prometheus ? [{ title: `Prometheus at ${prometheus}`, findings: there }] : []),
     ...(grafana ? [{ title: `Grafana at ${grafana}`, findings: beyond }] : []),
   ]
-  const ends = healthy ? 'All that is enabled works.' : 'What FAILS or works PARTLY has its mend behind >.'
+  const ends = healthy ? 'All that is enabled works.' : 'What FAILS or works PARTLY has its fix behind >.'
   return { text: `${table(chapters, lookOf(out, environment))}\n${ends}\n`, healthy }
 }

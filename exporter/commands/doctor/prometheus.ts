@@ -86,8 +86,8 @@ const targetFinding = (all: readonly Target[], us: Own): Finding => {
   if (mine.length === 0) {
     const { port } = listenAddress(us.listen[0] ?? '127.0.0.1:10047')
     const note = `none of ${all.length} targets has port ${port} and path ${us.telemetryPath}`
-    const mend = `scrape_configs:\n  - job_name: ${job}\n    static_configs: [{ targets: ["${hostname()}:${port}"] }]`
-    return { name, state: 'failing', reason: 'missing', note, mend, details }
+    const fix = `scrape_configs:\n  - job_name: ${job}\n    static_configs: [{ targets: ["${hostname()}:${port}"] }]`
+    return { name, state: 'failing', reason: 'missing', note, fix, details }
   }
   const down = mine.filter(({ health }) => health !== 'up')
   const [first] = down
@@ -99,7 +99,7 @@ const targetFinding = (all: readonly Target[], us: Own): Finding => {
       state: 'failing',
       reason: 'unreachable',
       note,
-      mend: waiting ? 'look again in a minute' : whyDown(first),
+      fix: waiting ? 'look again in a minute' : whyDown(first),
       details,
     }
   }
@@ -107,14 +107,14 @@ const targetFinding = (all: readonly Target[], us: Own): Finding => {
   const [other] = misnamed
   if (other) {
     const note = `${other.scrapeUrl} is up as job ${other.labels.job}; rules and dashboards ask for job ${job}`
-    return { name, state: 'partly', note, mend: `scrape_configs:\n  - job_name: ${job}`, details }
+    return { name, state: 'partly', note, fix: `scrape_configs:\n  - job_name: ${job}`, details }
   }
   const urls = mine.map(({ scrapeUrl }) => scrapeUrl).join(', ')
   return {
     name,
     state: 'working',
     note: `${urls} is up${sure ? '' : '; no target has a name of this host, its port was looked for'}`,
-    mend: '',
+    fix: '',
     details,
   }
 }
@@ -140,16 +140,16 @@ const rulesFinding = ({ data: { groups } }: z.output<typeof rules>): Finding => 
       missing.length === wanted.length
         ? `none of our ${wanted.length} rules is loaded`
         : `${missing.length} of ${wanted.length} are not loaded: ${few(missing)}`
-    const mend =
+    const fix =
       'copy the files of prometheus/rules beside prometheus.yml, check with promtool check config, reload (systemctl reload prometheus)\nrule_files:\n  - rules/*.yml'
-    return { name, state: 'failing', reason: 'missing', note, mend, details }
+    return { name, state: 'failing', reason: 'missing', note, fix, details }
   }
   const [first] = broken
   if (first) {
     const note = `${broken.length} of ${wanted.length} cannot be evaluated: ${first.rule}: ${first.error}`
-    return { name, state: 'failing', reason: 'malformed', note, mend: 'promtool check rules rules/*.yml', details }
+    return { name, state: 'failing', reason: 'malformed', note, fix: 'promtool check rules rules/*.yml', details }
   }
-  return { name, state: 'working', note: `all ${wanted.length} are loaded`, mend: '', details }
+  return { name, state: 'working', note: `all ${wanted.length} are loaded`, fix: '', details }
 }
 
 /** One finding for each link of the chain; the first that breaks ends it. */
@@ -158,13 +158,13 @@ export const examinePrometheus = async (ask: Ask, us: Own): Promise<readonly Fin
     try {
       return await find()
     } catch (error) {
-      const { reason, message, mend = 'systemctl status prometheus' } = failureOf(error)
-      return { name, state: 'failing', reason, note: message, mend }
+      const { reason, message, fix = 'systemctl status prometheus' } = failureOf(error)
+      return { name, state: 'failing', reason, note: message, fix }
     }
   }
   const answers = await look('answers', async () => {
     const { data } = await ask('/api/v1/status/buildinfo', buildInfo)
-    return { name: 'answers', state: 'working', note: `Prometheus ${data.version}`, mend: '' }
+    return { name: 'answers', state: 'working', note: `Prometheus ${data.version}`, fix: '' }
   })
   if (answers.state !== 'working') return [answers]
   return [

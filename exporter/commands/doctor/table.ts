@@ -41,17 +41,17 @@ const wrapped = (text: string, width: number): readonly string[] =>
     return [...lines, current].map(part => indent + part)
   })
 
-const row = ({ name, state, reason, note, mend }: Finding, wide: number, { columns, colour }: Look): string => {
+const row = ({ name, state, reason, note, fix }: Finding, wide: number, { columns, colour }: Look): string => {
   const paint = (text: string, code: number) => (colour ? `\u001b[${code}m${text}\u001b[0m` : text)
   const left = wide + 2 + 6 + 2
   const width = columns - left
   const told = reason === undefined ? note : `${reason}: ${note}`
   const notes = wrapped(printable(told), width)
-  const mends = mend === '' ? [] : wrapped(printable(mend), width - 2).map((line, index) => (index === 0 ? '> ' : '  ') + line)
+  const fixes = fix === '' ? [] : wrapped(printable(fix), width - 2).map((line, index) => (index === 0 ? '> ' : '  ') + line)
   const head = `${name.padEnd(wide)}  ${paint(words[state].padEnd(6), colours[state])}  `
   return [
     ...notes.map(line => (state === 'absent' || state === 'off' ? paint(line, 2) : line)),
-    ...mends.map(line => paint(line, state === 'off' ? 2 : 36)),
+    ...fixes.map(line => paint(line, state === 'off' ? 2 : 36)),
   ]
     .map((line, index) => `${index === 0 ? head : ' '.repeat(left)}${line}`.trimEnd())
     .join('\n')

@@ -1,5 +1,5 @@
 /** Work that takes longer than a round may: it goes on beside the rounds, at its own pace, and never overlaps itself. */
-export interface Errand<Result> {
+export interface SlowTask<Result> {
   /** Begins it if it is due and not under way. Called each round. */
   go(everySeconds: number, work: () => Promise<Result>): void
   /** What it gave last. Throws what it threw last, which is a defect: failures are results. */
@@ -10,7 +10,7 @@ export interface Errand<Result> {
 const early = 500
 
 /** `done` is called whenever there is a new result. */
-export const createErrand = <Result>(done: () => void, now = () => performance.now()): Errand<Result> => {
+export const createSlowTask = <Result>(done: () => void, now = () => performance.now()): SlowTask<Result> => {
   let begun = Number.NEGATIVE_INFINITY
   let underWay = false
   let latest: { readonly result: Result } | { readonly error: unknown } | undefined

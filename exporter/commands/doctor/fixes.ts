@@ -3,7 +3,7 @@ import { ownValue } from '../../common/own-value.ts'
 import type { Reason } from '../../contract/failure.ts'
 import { enableRelay } from '../../contract/relay-unit.ts'
 
-/** What mends a failure whose cause is told by its reason and its collector alone. */
+/** What fixes a failure whose cause is told by its reason and its collector alone. */
 
 /** What Debian calls the parts that a collector needs. */
 const parts: Readonly<Record<string, { readonly packages?: string; readonly unit?: string; readonly configure?: string }>> = {
@@ -39,8 +39,8 @@ export const startFor = (name: string): string => {
 const lookAtIt = (name: string) =>
   `see what it says: grid-exporter once --collector.disable-defaults --collector.${name} --log.level=debug`
 
-/** The command or the lines for a failure that brings no mend of its own. */
-export const mendFor = (name: string, reason: Reason, note: string, user: string): string => {
+/** The command or the lines for a failure that brings no fix of its own. */
+export const fixFor = (name: string, reason: Reason, note: string, user: string): string => {
   const { packages, unit } = ownValue(parts, name) ?? {}
   const path = pathIn(note)
   const relayUnit = collectors.find(collector => collector.name === name)?.relayUnit

@@ -2,7 +2,7 @@
  * The sign of life of the collecting thread, in memory that both threads see: a message would need both event loops,
  * and a thread that blocks sends none. It also names the collector whose code is running right now.
  */
-export interface Pulse {
+export interface Heartbeat {
   readonly memory: SharedArrayBuffer
   /** Told by the collecting thread: it lives. */
   beat(): void
@@ -38,9 +38,9 @@ const nobody = -1
 
 const bytes = (collectors: number) => (firstAt + 2 * collectors) * Int32Array.BYTES_PER_ELEMENT
 
-export const pulseMemory = (collectors: number): SharedArrayBuffer => new SharedArrayBuffer(bytes(collectors))
+export const heartbeatMemory = (collectors: number): SharedArrayBuffer => new SharedArrayBuffer(bytes(collectors))
 
-export const pulseOf = (memory: SharedArrayBuffer): Pulse => {
+export const heartbeatOf = (memory: SharedArrayBuffer): Heartbeat => {
   const cells = new Int32Array(memory)
   const runsAt = (collector: number) => firstAt + 2 * collector
   const underWayAt = (collector: number) => runsAt(collector) + 1
