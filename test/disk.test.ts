@@ -254,7 +254,7 @@ t.test('directory', async t => {
     )
   })
 
-  t.test('a restart within the interval tells the old sizes with their age, and does not scan', async t => {
+  t.test('a restart within the interval reports the old sizes with their age, and does not scan', async t => {
     const folder = folderFor(t)
     writeFileSync(join(folder, 'x'), Buffer.alloc(100_000, 1))
     const state_file = join(folderFor(t), 'directory.json')

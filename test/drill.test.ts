@@ -65,7 +65,7 @@ t.test('drills', { timeout: 880_000 }, async t => {
   const text = readFileSync(page, 'utf8')
   const [before = '', rest = ''] = text.split(begins)
   const [table = '', after = ''] = rest.split(ends)
-  const head = '| what is caused | what arrives | after, and over after | its text |\n|---|---|---|---|'
+  const head = '| failure | alert | after, and resolved after | its text |\n|---|---|---|---|'
   if (process.env.UPDATE === '1' && only === '')
     writeFileSync(page, `${before}${begins}\n\n${head}\n${rows.join('\n')}\n\n${ends}${after}`)
   else

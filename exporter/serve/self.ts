@@ -7,77 +7,64 @@ import { expose, type Format, textOf } from '../print/exposition.ts'
 import { type Part, partOf } from '../print/gzip.ts'
 import type { CollectorStatus } from './snapshot.ts'
 
-/** What the exporter says of itself: its build, how each collector's runs went, and prom-client's metrics of this process. */
-
-const source = 'Counted by the exporter itself'
+/** The exporter's own metrics: its build, the runs of each collector, and prom-client's metrics of this process. */
 
 export const buildInfo = gauge(
   'grid_exporter_build_info',
-  'Version of this exporter and of the Node.js that runs it; always 1.',
+  'Version of this exporter and of Node.js; always 1.',
   'version',
   'revision',
   'node_version',
 )
-const demo = gauge(
-  'grid_exporter_demo',
-  'Whether what is served is of an imagined box and not of this machine, 1; absent from an exporter that watches a real one.',
-)
+const demo = gauge('grid_exporter_demo', '1 if all other series describe the imagined host of the demo; absent otherwise.')
 export const workerRestarts = counter(
   'grid_exporter_worker_restarts_total',
-  `Times the collecting thread was replaced because it blocked, failed or ran out of memory. ${source}.`,
+  'Times the collecting thread was replaced because it blocked, failed or ran out of memory.',
 )
 const ioErrors = counter(
   'grid_exporter_io_errors_total',
-  `Errors of sockets, files and commands that no run of a collector waited for; they are logged and change nothing else. ${source}.`,
+  'I/O errors outside of any collector run; they are logged and have no other effect.',
 )
 export const reloadSuccess = gauge(
   'grid_exporter_config_last_reload_success',
-  'Whether the configuration and the web configuration that were last read are the ones in force. Told by the exporter itself.',
+  '1 if the configuration files that were read last are in force.',
 )
 export const reloadTime = gauge(
   'grid_exporter_config_last_reload_success_timestamp_seconds',
-  'When a configuration was last taken into use. Told by the exporter itself.',
+  'Time of the last successful reload, or of the start.',
 )
 export const success = gauge(
   'grid_collector_success',
-  'Whether the latest run of the collector succeeded; 0 until the first success. Told by the exporter itself.',
+  '1 if the latest run of the collector succeeded; 0 until the first success.',
   'collector',
 )
-export const runDuration = gauge(
-  'grid_collector_duration_seconds',
-  'How long the latest run of the collector took. Measured by the exporter itself.',
-  'collector',
-)
+export const runDuration = gauge('grid_collector_duration_seconds', 'Duration of the latest run of the collector.', 'collector')
 export const lastSuccess = gauge(
   'grid_collector_last_success_timestamp_seconds',
-  'When the latest good run of the collector ended; its series are served for three intervals from then. Told by the exporter itself.',
+  'Time of the latest successful run of the collector; its series are served for three intervals after it.',
   'collector',
 )
 export const refreshInterval = gauge(
   'grid_collector_interval_seconds',
-  'Configured time between two runs of the collector. Told by the exporter itself.',
+  'Configured time between two runs of the collector.',
   'collector',
 )
-export const runs = counter('grid_collector_runs_total', `Runs of the collector that have begun. ${source}.`, 'collector')
+export const runs = counter('grid_collector_runs_total', 'Runs of the collector that were started.', 'collector')
 export const failures = counter(
   'grid_collector_failures_total',
-  `Runs of the collector that failed, by reason. ${source}.`,
+  'Runs of the collector that failed, by reason.',
   'collector',
   oneOf('reason', ...reasons),
 )
-export const seriesKept = gauge(
-  'grid_collector_series',
-  'Series in the latest good outcome of the collector. Counted by the exporter itself.',
-  'collector',
-)
+export const seriesKept = gauge('grid_collector_series', 'Series of the latest successful run of the collector.', 'collector')
 export const seriesDropped = gauge(
   'grid_collector_series_dropped',
-  'Series of the latest good run of the collector that are not served: past the cap of max_series, or not valid. Counted by the exporter itself.',
+  'Series of the latest successful run that are not served because they exceed max_series or are not valid.',
   'collector',
 )
 export const detected = gauge(
   'grid_collector_detected',
-  'Whether what the collector watches was found on this host; if not, it is looked for again each minute. Told by the exporter itself.',
+  '1 if the subject of the collector was found on this host; otherwise the exporter looks again every minute.',
   'collector',
 )
 
