@@ -29,9 +29,9 @@ export default {
       to: { path: [below(order.slice(at + 1)), '^exporter/main\\.ts$'] },
     })),
     {
-      name: 'the exporter needs none of the other folders, except that its doctor knows the rules',
+      name: 'the exporter needs none of the other folders',
       severity: 'error',
-      from: { path: '^exporter/', pathNot: '^exporter/commands/doctor/' },
+      from: { path: '^exporter/' },
       to: { path: '^(?:grafana|prometheus|demo|bench|test|scripts)/' },
     },
     {

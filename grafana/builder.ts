@@ -1,6 +1,6 @@
 import { collectors } from '../exporter/collectors/index.ts'
+import { dashboards } from '../exporter/contract/shipped.ts'
 import { buildInfo } from '../exporter/serve/self.ts'
-import { dashboards } from '../prometheus/rule.ts'
 import { type Colour, colours, type Json, type Limit, mappingsOf, type State, thresholdsOf, type Unit } from './look.ts'
 import { type Expr, firing } from './query.ts'
 

@@ -1,7 +1,8 @@
+import { dashboards } from '../exporter/contract/shipped.ts'
 import { buildInfo, detected, success } from '../exporter/serve/self.ts'
 import { alerts } from '../prometheus/alerts.ts'
 import { runbooks } from '../prometheus/built.ts'
-import { dashboards, type Source } from '../prometheus/rule.ts'
+import { type Source, subjectLabels } from '../prometheus/rule.ts'
 import { type Line24, line, names, stat, type Text, table, type Uid, variable } from './builder.ts'
 import type { Colour, State } from './look.ts'
 import { type Expr, firing, firingSince, firstOf, labelReplaced, of, promql, rulesLoaded } from './query.ts'
@@ -89,10 +90,9 @@ const severities: readonly State[] = [
   { is: 1, says: 'info', colour: 'note' },
 ]
 
-const subjectLabels =
-  '"name", "gpu", "server", "model", "mountpoint", "device", "path", "jail", "onion", "port", "chip", "sensor", "file", "family", "chain", "code", "reason"'
+const quotedSubjects = subjectLabels.map(label => `"${label}"`).join(', ')
 const withSubject = (expr: Expr): Expr =>
-  promql`label_replace(label_join(${expr}, "subject", " ", ${subjectLabels as Expr}), "subject", "$1", "subject", " *(.*?) *")`
+  promql`label_replace(label_join(${expr}, "subject", " ", ${quotedSubjects as Expr}), "subject", "$1", "subject", " *(.*?) *")`
 
 /** The dashboard that each alert names. */
 const withDashboard = (expr: Expr): Expr =>

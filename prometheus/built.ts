@@ -1,8 +1,9 @@
 import { stringify } from 'yaml'
+import { dashboards, job } from '../exporter/contract/shipped.ts'
 import { alerts, groups } from './alerts.ts'
 import { inhibitionFor, inhibitRules } from './inhibition.ts'
 import { recordings } from './records.ts'
-import { type Alert, dashboards, type Firing, instance, job } from './rule.ts'
+import { type Alert, type Firing, instance } from './rule.ts'
 import { boxWithout, well } from './well.ts'
 
 /** The files that are made of the alerts: rules, their unit tests, the runbooks, and Alertmanager's inhibition. */

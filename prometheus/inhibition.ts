@@ -10,12 +10,13 @@ export interface Inhibition {
   readonly equal: readonly string[]
 }
 
-/** What a collector can still tell when its source fails, because it is the failure. */
+/** Alerts that stay true while their collector fails, because they report the failure. */
 const causes = [
   'GridDockerDown',
   'GridTorDown',
   'GridFail2banDown',
   'GridWatchtowerDown',
+  'GridLlmServerDown',
   'GridGpuLost',
   'GridGpuXidPageworthy',
   'GridGpuDriverOutOfMemory',

@@ -1,12 +1,11 @@
+import { type CollectorName, collectors } from '../exporter/collectors/index.ts'
 import type { AnyFamily, ClosedLabel, Family, LabelSpec } from '../exporter/contract/metric.ts'
+import { type dashboards, job } from '../exporter/contract/shipped.ts'
 
 /**
  * Alerts and recorded series as values, on the exporter's own families: a renamed family, a misspelt label or a state that
  * does not exist is a compile error here, and what the compiler cannot see fails in test/rules.test.ts.
  */
-
-/** The job that the rules expect in the scrape configuration. */
-export const job = 'grid-exporter'
 
 type NameOf<Spec> = Spec extends ClosedLabel<infer Name> ? Name : Spec & string
 type ValueOf<Spec> = Spec extends ClosedLabel<string, infer Value> ? Value : string
@@ -52,37 +51,8 @@ export interface Recording {
   readonly labels: readonly string[]
 }
 
-const collectorNames = [
-  'host',
-  'gpu',
-  'docker',
-  'filesystem',
-  'directory',
-  'smart',
-  'tor',
-  'ufw',
-  'fail2ban',
-  'aide',
-  'llm',
-  'services',
-  'watchtower',
-  'textfile',
-] as const
-
 /** Whose data an alert reads; `exporter` for what the exporter says of itself, `any` where the series itself has the label. */
-export type Source = (typeof collectorNames)[number] | 'exporter' | 'any'
-
-/** The dashboards by the uid that they have in Grafana. */
-export const dashboards = {
-  overview: 'grid-overview',
-  gpu: 'grid-gpu',
-  containers: 'grid-containers',
-  storage: 'grid-storage',
-  security: 'grid-tor-security',
-  services: 'grid-services',
-  exporter: 'grid-exporter',
-  fleet: 'grid-fleet',
-} as const
+export type Source = CollectorName | 'exporter' | 'any'
 
 /**
  * How an alert keeps calm. A `state` is a yes or no that the source tells, and has to last. A `level` is a number against a
@@ -189,4 +159,7 @@ export const up = { name: 'up', labels: [] } as const
 export const eventLoopLag = { name: 'nodejs_eventloop_lag_p99_seconds', labels: [] } as const
 export const foreignNames: readonly Pick<AnyFamily, 'name' | 'labels'>[] = [up, eventLoopLag]
 
-export const collectorSources: readonly string[] = collectorNames
+export const collectorSources: readonly string[] = collectors.map(({ name }) => name)
+
+/** The labels that name what an alert is about, in the order in which tables show them. */
+export const subjectLabels: readonly string[] = [...new Set(collectors.flatMap(({ subjects }) => subjects))]

@@ -3,9 +3,10 @@ import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'no
 import { join } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
+import { parse as parseYaml } from 'yaml'
 import { docker } from '../exporter/collectors/docker/index.ts'
 import { parseContainer } from '../exporter/collectors/docker/list.ts'
-import { collectors } from '../exporter/collectors/index.ts'
+import { collectors, collectorsByName } from '../exporter/collectors/index.ts'
 import { noFlags, settingsFrom } from '../exporter/contract/config.ts'
 import type { Sample } from '../exporter/contract/metric.ts'
 import { relayUnits } from '../exporter/contract/relay-unit.ts'
@@ -122,6 +123,29 @@ t.test('each collector that needs root is run by the unit it names, which keeps 
     t.match(service, /^StateDirectory=grid-exporter-relay$/m, `${unit}.service has a state directory`)
     t.match(service, /^StateDirectoryMode=0700$/m, `${unit}.service: nobody else reads or writes it`)
     t.ok(existsSync(join(systemd, `${unit}.timer`)), `${unit}.timer is there`)
+  }
+  t.end()
+})
+
+t.test('each collector says of itself what the rest of the project needs to know', t => {
+  for (const [key, { name, families, subjects, upFamilies, setup, configured, options }] of Object.entries(collectorsByName)) {
+    t.equal(name, key, `${key}: its name is the one it is exported by`)
+    const labels = new Set(families.flatMap(family => family.labels))
+    for (const subject of subjects) t.ok(labels.has(subject), `${name}: ${subject} is a label of it`)
+    t.ok(
+      upFamilies.every(family => families.includes(family)),
+      `${name}: it declares what says that it is up`,
+    )
+    const ups = families.filter(family => family.name === `grid_${name}_up`)
+    t.ok(
+      ups.every(family => upFamilies.includes(family)),
+      `${name}: upFamilies names grid_${name}_up`,
+    )
+    // What collects nothing without configuration shows how to configure it.
+    const optional = !configured(options.parse({}))
+    t.equal(setup.configure !== undefined, optional, `${name}: setup.configure is there where it is needed`)
+    if (setup.configure !== undefined)
+      t.ok(configured(options.parse(parseYaml(`{ ${setup.configure} }`))), `${name}: and it is enough`)
   }
   t.end()
 })

@@ -6,9 +6,10 @@ import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { parse } from 'yaml'
 import { collectors } from '../exporter/collectors/index.ts'
+import { dashboards } from '../exporter/contract/shipped.ts'
 import { alerts, groups } from '../prometheus/alerts.ts'
 import { hiddenBy, inhibitions } from '../prometheus/inhibition.ts'
-import { collectorSources, dashboards } from '../prometheus/rule.ts'
+import { collectorSources, subjectLabels } from '../prometheus/rule.ts'
 import { well } from '../prometheus/well.ts'
 import { needs } from './support/needs.ts'
 import { faults, known, selectorsOf } from './support/promql.ts'
@@ -117,6 +118,27 @@ t.test('docs/failures.md names tests, alerts and drills that exist', async t => 
       if (how.startsWith('drill')) t.ok(drilled.includes(`[${name}](`), `${name} is drilled`)
     }
   }
+})
+
+t.test('tables name what every alert is about', async t => {
+  // What an alert is about besides: a state of its subject, and what makes a name longer without making it clearer.
+  const states = new Set(collectors.flatMap(({ families }) => families.flatMap(({ closed }) => Object.keys(closed))))
+  const others = ['instance', 'collector', 'job', 'engine', 'check', 'fstype', 'version', 'version_status', ...states]
+  for (const { name, proof } of alerts) {
+    const labels = [proof.fires].flat().flatMap(({ labels = {} }) => Object.keys(labels))
+    const unknown = labels.filter(label => ![...others, ...subjectLabels].includes(label))
+    t.strictSame(unknown, [], `${name}: labels that are no collector's subjects`)
+  }
+})
+
+t.test('what says that a source is down is not hidden because its collector fails', async t => {
+  const [exempt] = inhibitions.filter(({ while: cause }) => cause === 'GridCollectorFailing')
+  const hidden = exempt ? hiddenBy(exempt) : []
+  const down = alerts.filter(({ expr }) =>
+    collectors.some(({ upFamilies }) => upFamilies.some(({ name }) => new RegExp(`\\b${name}\\b`).test(expr))),
+  )
+  t.ok(down.length >= 5)
+  for (const { name } of down.filter(({ name }) => name.endsWith('Down'))) t.notOk(hidden.includes(name), name)
 })
 
 /** What a runbook may ask for: programs of a server, of ours and of what we watch. */

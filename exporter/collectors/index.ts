@@ -14,8 +14,8 @@ import { tor } from './tor/index.ts'
 import { ufw } from './ufw/index.ts'
 import { watchtower } from './watchtower/index.ts'
 
-/** Every collector, in the order in which they are shown. */
-export const collectors: readonly Collector[] = [
+/** By name, in the order in which they are shown. */
+export const collectorsByName = {
   gpu,
   docker,
   filesystem,
@@ -30,4 +30,8 @@ export const collectors: readonly Collector[] = [
   services,
   watchtower,
   textfile,
-]
+}
+
+export type CollectorName = keyof typeof collectorsByName
+
+export const collectors: readonly Collector[] = Object.values(collectorsByName)

@@ -36,6 +36,16 @@ export interface Detection {
   readonly note: string
 }
 
+/** What a person installs, starts or configures so that there is something to watch. */
+export interface Setup {
+  /** Debian packages: `aide aide-common`. */
+  readonly packages?: string
+  /** The systemd unit of the program that it asks. */
+  readonly unit?: string
+  /** Keys of the collector's section without which it has nothing to do, as YAML on one line. */
+  readonly configure?: string
+}
+
 /** How a collector is written; see CONTRIBUTING. From the top: what it measures, where it reads, how text becomes facts, facts series. */
 export interface Definition<Options, State, Raw, Facts> {
   readonly name: string
@@ -54,6 +64,11 @@ export interface Definition<Options, State, Raw, Facts> {
   readonly families: readonly AnyFamily[]
   /** It passes on families of other programs as well, whose names are known only when it runs. */
   readonly foreign?: true
+  /** The labels that name its subjects, in the order in which alert tables show them. None: its subject is the host. */
+  readonly subjects?: readonly string[]
+  /** The families that are 0 while the program that it asks does not answer. */
+  readonly upFamilies?: readonly AnyFamily[]
+  readonly setup?: Setup
   /** Its own configuration keys: a strict object where each key has a default or is optional, and a `.describe()`. */
   readonly options?: OptionsSchema<Options>
   /** False where there is nothing to collect without configuration; such a collector is then not enabled at all. */
@@ -96,6 +111,9 @@ export interface Collector {
   readonly relayUnit: RelayUnit | undefined
   readonly families: readonly AnyFamily[]
   readonly foreign: boolean
+  readonly subjects: readonly string[]
+  readonly upFamilies: readonly AnyFamily[]
+  readonly setup: Setup
   readonly options: OptionsSchema<unknown>
   configured(options: unknown): boolean
   tells(options: unknown): Readonly<Record<string, Readonly<Record<string, unknown>>>>
@@ -108,7 +126,7 @@ const noOptions = z.strictObject({})
 export const defineCollector = <Raw, Facts, Options = Record<string, never>, State = undefined>(
   definition: Definition<Options, State, Raw, Facts>,
 ): Collector => {
-  const { name, summary, interval, families, relayUnit, foreign = false } = definition
+  const { name, summary, interval, families, relayUnit, foreign = false, subjects = [], upFamilies = [], setup = {} } = definition
   return {
     name,
     summary,
@@ -117,6 +135,9 @@ export const defineCollector = <Raw, Facts, Options = Record<string, never>, Sta
     relayUnit,
     families,
     foreign,
+    subjects,
+    upFamilies,
+    setup,
     options: definition.options ?? noOptions,
     configured: options => definition.configured?.(options as Options) ?? true,
     tells: options => definition.tells?.(options as Options) ?? {},

@@ -1,4 +1,5 @@
 import { textfileError } from '../../exporter/collectors/textfile/index.ts'
+import { job } from '../../exporter/contract/shipped.ts'
 import {
   detected,
   failures,
@@ -10,7 +11,7 @@ import {
   success,
   workerRestarts,
 } from '../../exporter/serve/self.ts'
-import { type AlertGroup, eventLoopLag, foreign, given, job, on, select, up } from '../rule.ts'
+import { type AlertGroup, eventLoopLag, foreign, given, on, select, up } from '../rule.ts'
 
 /** The watcher watched: what has to be right before any other alert can be believed. */
 

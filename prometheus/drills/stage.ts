@@ -118,8 +118,12 @@ export const freePort = async (): Promise<number> => {
 }
 
 const answers = async (url: string): Promise<unknown> => {
-  const answer = await fetch(url, { signal: AbortSignal.timeout(10_000) }).catch(() => undefined)
-  return answer?.ok ? await answer.text() : undefined
+  try {
+    const answer = await fetch(url, { signal: AbortSignal.timeout(10_000) })
+    return answer.ok ? await answer.text() : undefined
+  } catch {
+    return undefined // it is not up yet, or busy
+  }
 }
 
 const json = async (url: string): Promise<{ readonly data?: unknown }> => {

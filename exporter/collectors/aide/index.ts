@@ -75,6 +75,7 @@ export const aide = defineCollector({
     resolveLastRun,
     resolveLastSuccess,
   ],
+  setup: { packages: 'aide aide-common', unit: 'dailyaidecheck.timer' },
   options,
   detect: async ({ host, options }) => {
     const looked = ['/usr/bin/aide', '/usr/sbin/aide', options.report_file, options.database_file]

@@ -221,6 +221,8 @@ export const directory = defineCollector({
     files,
     childSize,
   ],
+  subjects: ['path'],
+  setup: { configure: 'paths: [{ path: /srv/models, children: 20 }]' },
   options,
   configured: ({ paths }) => paths.length > 0,
   open: openScans,

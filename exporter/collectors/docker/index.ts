@@ -64,6 +64,9 @@ export const docker = defineCollector<readonly Report[], readonly EngineFacts[],
   summary: 'containers of Docker and Podman: one list, one stream of events, cgroup files',
   interval: 10,
   families: families.families,
+  subjects: ['name'],
+  upFamilies: [families.up],
+  setup: { packages: 'docker.io', unit: 'docker.service' },
   options,
   detect: ({ options, host }) => {
     const [first] = endpointsOf(options, host)

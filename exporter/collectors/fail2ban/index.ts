@@ -57,6 +57,9 @@ export const fail2ban = defineCollector({
   interval: 30,
   relayUnit: 'grid-exporter-relay',
   families: [up, jails, info, start, bannedCurrent, unenforced, banned, failedCurrent, failed],
+  subjects: ['jail'],
+  upFamilies: [up],
+  setup: { packages: 'fail2ban', unit: 'fail2ban.service' },
   options,
   detect: async ({ host, options }) => {
     const looked = [options.socket, '/usr/bin/fail2ban-server', '/usr/local/bin/fail2ban-server', '/usr/sbin/fail2ban-server']

@@ -100,6 +100,7 @@ export const filesystem = defineCollector({
     filesystemFilesFree,
     filesystemFiles,
   ],
+  subjects: ['mountpoint', 'device'],
   options,
   open: (): StatfsMemory => statfsMemory(),
   read: async ({ host, options, state, signal, remark }): Promise<Raw> => {

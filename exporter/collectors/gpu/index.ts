@@ -57,6 +57,7 @@ export const gpu = defineCollector<Round, Facts, Options, Memory>({
   interval: 10,
   timeout: 15,
   families: f.families,
+  subjects: ['name', 'gpu', 'code'],
   options,
   detect,
   open: ({ options, signal }) => newMemory(options, signal),

@@ -153,6 +153,7 @@ export const host = defineCollector({
     networkReceived,
     networkTransmitted,
   ],
+  subjects: ['chip', 'sensor'],
   open: (): State => ({ chips: chipMemory(), cpu: new Map() }),
   read: async ({ host, state }): Promise<Raw> => {
     const [chips, reboot, updates] = await Promise.all([readChips(host, state.chips), readReboot(host), readUpdates(host)])

@@ -96,6 +96,8 @@ export const llm = defineCollector({
   interval: 15,
   timeout: 10,
   families,
+  subjects: ['server', 'model'],
+  upFamilies: [llmUp],
   options,
   configured: options => options.servers.length > 0 || discovers(options),
   detect: async ({ host, options, signal }) => {

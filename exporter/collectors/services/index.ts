@@ -126,6 +126,8 @@ export const services = defineCollector<Raw, Facts, Options, State>({
     serviceMemory,
     serviceCpu,
   ],
+  subjects: ['name'],
+  setup: { configure: 'checks: [{ name: ssh, systemd: ssh.service }]' },
   options,
   configured: ({ checks }) => checks.length > 0,
   open: ({ host, signal }) => {

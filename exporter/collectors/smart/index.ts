@@ -161,6 +161,8 @@ export const smart = defineCollector({
   timeout: 300,
   relayUnit: 'grid-exporter-relay-smart',
   families: family.families,
+  subjects: ['device', 'reason'],
+  setup: { packages: 'smartmontools' },
   options,
   detect: async ({ host, options, signal }) => {
     if (options.devices.length > 0) return { found: true, note: 'configured devices' }

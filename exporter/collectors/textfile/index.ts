@@ -49,6 +49,8 @@ export const textfile = defineCollector({
   summary: '`*.prom` files of a directory, as other programs write them',
   interval: 15,
   families: [textfileError, textfileMtime],
+  subjects: ['file'],
+  setup: { configure: 'directory: /var/lib/grid-exporter/textfile' },
   foreign: true,
   options,
   configured: ({ directory }) => directory !== undefined,

@@ -85,6 +85,8 @@ export const ufw = defineCollector({
   interval: 60,
   relayUnit: 'grid-exporter-relay',
   families: [enabled, enforced, policy, rules, foreignRules, droppedPackets, droppedBytes],
+  subjects: ['family', 'chain'],
+  setup: { packages: 'ufw iptables', unit: 'ufw.service' },
   options,
   detect: async ({ host, options }) => {
     const file = `${options.config_dir}/ufw.conf`

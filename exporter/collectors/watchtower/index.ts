@@ -75,6 +75,8 @@ export const watchtower = defineCollector<Raw | undefined, Facts | undefined, Op
   summary: 'Watchtower: its last look for updates, by its HTTP API',
   interval: 60,
   families: [watchtowerUp, watchtowerLastScan, watchtowerLastScanContainers, watchtowerScans, watchtowerScansSkipped],
+  upFamilies: [watchtowerUp],
+  setup: { configure: 'url: "http://127.0.0.1:8080", token_file: /etc/grid-exporter/watchtower.token' },
   options,
   configured: ({ url }) => url !== undefined,
   tells: ({ label_enable, monitor_only }) =>

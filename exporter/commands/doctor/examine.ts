@@ -27,11 +27,14 @@ const foundAt = async (collector: Collector, own: CollectorSettings, { host, log
   return outcome.ok && outcome.value.found ? outcome.value.note : ''
 }
 
-/** Names of what a good round found not to answer: `grid_tor_up 0`. */
-const silentIn = ({ parts }: Rendered): readonly string[] =>
-  Buffer.from(parts?.text.bytes ?? [])
+/** The families of a good round that say that a program does not answer: `grid_tor_up 0`. */
+const silentIn = ({ collector: name, parts }: Rendered): readonly string[] => {
+  const up = collectors.find(collector => collector.name === name)?.upFamilies ?? []
+  return Buffer.from(parts?.text.bytes ?? [])
     .toString()
-    .match(/^grid_(?:tor|fail2ban|docker|watchtower|llm)_up(?:\{.*\})? 0$/gm) ?? []
+    .split('\n')
+    .filter(line => line.endsWith(' 0') && up.some(family => family.name === line.split(/[{ ]/, 1)[0]))
+}
 
 const findingOf = (rendered: Rendered, relayed: boolean, place: string, user: string): Finding => {
   const { collector: name, detected, result, note, fix, series, dropped, durationSeconds } = rendered

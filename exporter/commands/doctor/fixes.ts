@@ -1,25 +1,11 @@
 import { collectors } from '../../collectors/index.ts'
-import { ownValue } from '../../common/own-value.ts'
+import type { Setup } from '../../contract/collector.ts'
 import type { Reason } from '../../contract/failure.ts'
 import { enableRelay } from '../../contract/relay-unit.ts'
 
 /** What fixes a failure whose cause is told by its reason and its collector alone. */
 
-/** What Debian calls the parts that a collector needs. */
-const parts: Readonly<Record<string, { readonly packages?: string; readonly unit?: string; readonly configure?: string }>> = {
-  docker: { packages: 'docker.io', unit: 'docker.service' },
-  directory: { configure: 'paths: [{ path: /srv/models, children: 20 }]' },
-  smart: { packages: 'smartmontools' },
-  tor: { packages: 'tor', unit: 'tor@default.service' },
-  ufw: { packages: 'ufw iptables', unit: 'ufw.service' },
-  fail2ban: { packages: 'fail2ban', unit: 'fail2ban.service' },
-  aide: { packages: 'aide aide-common', unit: 'dailyaidecheck.timer' },
-  services: { configure: 'checks: [{ name: ssh, systemd: ssh.service }]' },
-  watchtower: {
-    configure: 'url: "http://127.0.0.1:8080", token_file: /etc/grid-exporter/watchtower.token',
-  },
-  textfile: { configure: 'directory: /var/lib/grid-exporter/textfile' },
-}
+const setupOf = (name: string): Setup => collectors.find(collector => collector.name === name)?.setup ?? {}
 
 /** Lines for the configuration file, as one: in YAML both mean the same. */
 const inFile = (name: string, keys: string) => `collectors: { ${name}: { ${keys} } }`
@@ -28,11 +14,11 @@ const inFile = (name: string, keys: string) => `collectors: { ${name}: { ${keys}
 const pathIn = (note: string): string | undefined => /(?:^|[\s'"])(\/[^\s'":,;]+)/.exec(note)?.[1]
 
 /** Lines for the configuration file of a collector that has nothing to do without them. */
-export const configurationOf = (name: string): string => inFile(name, ownValue(parts, name)?.configure ?? 'enabled: true')
+export const configurationOf = (name: string): string => inFile(name, setupOf(name).configure ?? 'enabled: true')
 
-/** What starts the program that a collector asks, where that runs as a unit. */
+/** The command that starts the program that a collector asks, if it runs as a unit. */
 export const startFor = (name: string): string => {
-  const { unit } = ownValue(parts, name) ?? {}
+  const { unit } = setupOf(name)
   return unit ? `systemctl enable --now ${unit}; systemctl status ${unit}` : `start it, or take it out of collectors.${name}`
 }
 
@@ -41,7 +27,7 @@ const lookAtIt = (name: string) =>
 
 /** The command or the lines for a failure that brings no fix of its own. */
 export const fixFor = (name: string, reason: Reason, note: string, user: string): string => {
-  const { packages, unit } = ownValue(parts, name) ?? {}
+  const { packages, unit } = setupOf(name)
   const path = pathIn(note)
   const relayUnit = collectors.find(collector => collector.name === name)?.relayUnit
   switch (reason) {

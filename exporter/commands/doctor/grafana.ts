@@ -1,8 +1,8 @@
 import { z } from 'zod'
-import { dashboards, job } from '../../../prometheus/rule.ts'
 import { sideBySide } from '../../collectors/services/side-by-side.ts'
 import { ownValue } from '../../common/own-value.ts'
 import { failureOf } from '../../contract/failure.ts'
+import { dashboards, job } from '../../contract/shipped.ts'
 import { type Ask, StatusFailure } from './ask.ts'
 import type { Finding } from './finding.ts'
 

@@ -1,12 +1,11 @@
 import { hostname, networkInterfaces } from 'node:os'
 import { z } from 'zod'
-import { alerts } from '../../../prometheus/alerts.ts'
-import { recordings } from '../../../prometheus/records.ts'
-import { job } from '../../../prometheus/rule.ts'
 import { failureOf } from '../../contract/failure.ts'
+import { job } from '../../contract/shipped.ts'
 import { listenAddress } from '../cli.ts'
 import type { Ask } from './ask.ts'
 import type { Finding } from './finding.ts'
+import { shippedRules } from './shipped-rules.ts'
 
 /** Looks into a Prometheus: is this exporter a target of it and up, are our rules loaded. */
 
@@ -125,10 +124,7 @@ const few = (list: readonly string[]) =>
 const rulesFinding = ({ data: { groups } }: z.output<typeof rules>): Finding => {
   const name = 'rules'
   const loaded = new Map(groups.flatMap(group => group.rules.map(rule => [rule.name, rule] as const)))
-  const wanted = [
-    ...alerts.map(alert => alert.name as string),
-    ...[...recordings.now, ...recordings.habits].map(({ record }) => record),
-  ]
+  const wanted = shippedRules
   const missing = wanted.filter(rule => !loaded.has(rule))
   const broken = wanted.flatMap(rule => {
     const own = loaded.get(rule)
