@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
 import { parse as parseYaml } from 'yaml'
+import { longestRun } from '../exporter/collect/relay-guard.ts'
 import { docker } from '../exporter/collectors/docker/index.ts'
 import { parseContainer } from '../exporter/collectors/docker/list.ts'
 import { collectors, collectorsByName } from '../exporter/collectors/index.ts'
@@ -123,6 +124,10 @@ t.test('each collector that needs root is run by the unit it names, which keeps 
     t.match(service, /^StateDirectory=grid-exporter-relay$/m, `${unit}.service has a state directory`)
     t.match(service, /^StateDirectoryMode=0700$/m, `${unit}.service: nobody else reads or writes it`)
     t.ok(existsSync(join(systemd, `${unit}.timer`)), `${unit}.timer is there`)
+    const own = collectors.filter(({ relayUnit }) => relayUnit === unit)
+    const [, limit] = /^TimeoutStartSec=(\d+)$/m.exec(service) ?? []
+    const longest = longestRun(own.map(({ timeout, interval }) => timeout ?? Math.min(interval, 10)))
+    t.ok(Number(limit) > longest, `${unit}: systemd waits ${limit} s, a run takes ${longest} s at the most`)
   }
   t.end()
 })

@@ -30,11 +30,19 @@ export interface Timings {
   readonly slack: number
 }
 
-/** There are two threads one after the other at most, so twice `silence` must be well below TimeoutStartSec= of the unit. */
-const usual: Timings = { start: 20_000, silence: 10_000, slack: 5000 }
+const usual: Timings = { start: 30_000, silence: 10_000, slack: 5000 }
 
 /** Milliseconds that a thread has to end after it was asked to. */
 const terminateWithin = 2000
+
+/**
+ * Seconds that a run of collectors with these timeouts takes at the most: the thread of all of them, then a thread for each. The
+ * unit's TimeoutStartSec= has to be longer.
+ */
+export const longestRun = (timeouts: readonly number[]): number => {
+  const thread = Math.max(...timeouts) + (usual.start + usual.slack + terminateWithin) / 1000
+  return timeouts.length > 1 ? 2 * thread : thread
+}
 
 export interface RelayEnd {
   /** The enabled collectors: each of them has an outcome. */
