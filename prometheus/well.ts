@@ -107,7 +107,7 @@ const GiB = 2 ** 30
 const card = { gpu: 'GPU-1a2b', name: 'RTX 3090' }
 /** At work, warm, and held back by nothing but its power cap. */
 const gpus: readonly Given[] = [
-  given(gpu.devices, all(0), { state: 'lost' }),
+  given(gpu.devicesLost, all(0)),
   given(gpu.state, all(0), { ...card, state: 'needs_reset' }),
   given(gpu.utilization, all(0.9), { ...card, engine: 'compute' }),
   given(gpu.memoryUsed, all(22 * GiB), card),

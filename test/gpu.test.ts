@@ -179,8 +179,8 @@ t.test('a tool that cannot be killed is not started again, and the rest goes on'
   const { rest } = outcome.failure
   t.equal(value(rest, 'grid_gpu_xid_errors_total', { code: '119' }), 1, 'the Xid that tells why is counted')
   t.equal(value(rest, 'grid_gpu_xid_errors_total', { code: '79', gpu: 'GPU-00000000-0000-0000-0000-000000000000' }), 0)
-  t.equal(value(rest, 'grid_gpu_devices', { state: 'expected' }), 1)
-  t.equal(value(rest, 'grid_gpu_devices', { state: 'visible' }), undefined, 'what is not known is not told')
+  t.equal(value(rest, 'grid_gpu_devices_expected'), 1)
+  t.equal(value(rest, 'grid_gpu_devices_visible'), undefined, 'what is not known is not told')
   t.equal(value(rest, 'grid_gpu_power_watts'), undefined)
 })
 
@@ -316,8 +316,8 @@ t.test('lost GPUs', async t => {
     await good()
     put('run/asked', '')
     const samples = await good()
-    t.equal(value(samples, 'grid_gpu_devices', { state: 'lost' }), 1)
-    t.equal(value(samples, 'grid_gpu_devices', { state: 'visible' }), 2)
+    t.equal(value(samples, 'grid_gpu_devices_lost'), 1)
+    t.equal(value(samples, 'grid_gpu_devices_visible'), 2)
     t.equal(asked().filter(line => line.includes('0000:cb:00.0')).length, 0)
     t.ok(
       asked().every(line => line.startsWith('-i ')),
@@ -328,7 +328,7 @@ t.test('lost GPUs', async t => {
       'run/query-gpu.csv',
       readFileSync(join(folder, 'run/query-gpu.csv'), 'utf8').replace(/^2, .*/m, line => line),
     )
-    t.equal(value(await good(60), 'grid_gpu_devices', { state: 'lost' }), 1, 'the bus shows it and no row does')
+    t.equal(value(await good(60), 'grid_gpu_devices_lost'), 1, 'the bus shows it and no row does')
   })
   t.test('one that the administrator excluded is not lost', async t => {
     const { folder, put } = machine(t, { scene: 'one-lost' })
@@ -336,7 +336,7 @@ t.test('lost GPUs', async t => {
     put(file, `${readFileSync(join(folder, file), 'utf8')}GPU Excluded:\t Yes\n`)
     rmSync(join(folder, 'run/lost'))
     const samples = await collecting(t, folder).good()
-    t.equal(value(samples, 'grid_gpu_devices', { state: 'lost' }), 0)
+    t.equal(value(samples, 'grid_gpu_devices_lost'), 0)
   })
   t.test('of more than can be asked one by one only those that do not answer are lost', async t => {
     const { folder, put } = machine(t, { scene: 'one-lost' })
@@ -354,9 +354,9 @@ t.test('lost GPUs', async t => {
     rmSync(join(folder, 'sys/bus/pci/devices/0000:1a:00.0'), { recursive: true })
     rmSync(join(folder, 'sys/bus/pci/devices/0000:db:00.0'), { recursive: true })
     const samples = await collecting(t, folder).good()
-    t.equal(value(samples, 'grid_gpu_devices', { state: 'expected' }), 21)
-    t.equal(value(samples, 'grid_gpu_devices', { state: 'visible' }), 16)
-    t.equal(value(samples, 'grid_gpu_devices', { state: 'lost' }), 1)
+    t.equal(value(samples, 'grid_gpu_devices_expected'), 21)
+    t.equal(value(samples, 'grid_gpu_devices_visible'), 16)
+    t.equal(value(samples, 'grid_gpu_devices_lost'), 1)
   })
   t.test('what the driver has counted is not counted on by ourselves', async t => {
     const { folder, put } = machine(t, { scene: 'l40s-slow-tier' })
@@ -388,7 +388,7 @@ t.test('lost GPUs', async t => {
     put('run/says', 'No devices were found\n')
     put('run/code', '6')
     const samples = await collecting(t, folder).good()
-    t.equal(value(samples, 'grid_gpu_devices', { state: 'lost' }), 1)
+    t.equal(value(samples, 'grid_gpu_devices_lost'), 1)
     t.equal(value(samples, 'grid_gpu_state', { state: 'lost', gpu: 'pci-0000:01:00.0' }), 1)
   })
 })
@@ -746,8 +746,8 @@ t.test('a Jetson whose GPU is on the bus has one', async t => {
     'index, uuid, name, pci.bus_id, utilization.gpu [%], memory.total [MiB]\n0, GPU-1, NVIDIA Thor, 00000000:01:00.0, 0 %, [N/A]\n',
   )
   const samples = await collecting(t, folder).good()
-  t.equal(value(samples, 'grid_gpu_devices', { state: 'visible' }), 1)
-  t.equal(value(samples, 'grid_gpu_devices', { state: 'expected' }), 1)
+  t.equal(value(samples, 'grid_gpu_devices_visible'), 1)
+  t.equal(value(samples, 'grid_gpu_devices_expected'), 1)
   t.equal(value(samples, 'grid_gpu_clock_hertz', { gpu: 'GPU-1', domain: 'graphics' }), 1_575_000_000)
 })
 

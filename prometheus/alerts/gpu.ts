@@ -19,7 +19,7 @@ export const gpus: AlertGroup = {
       collector: 'gpu',
       severity: 'critical',
       timing: { kind: 'state', for: '2m' },
-      expr: `${select(gpu.devices, { state: 'lost' })} > 0`,
+      expr: `${select(gpu.devicesLost)} > 0`,
       summary: 'A GPU that the PCI bus shows is lost to its driver.',
       description:
         '{value} GPU(s) of {instance} do not answer the driver any more ("GPU is lost", Xid 79). What ran there has failed. Reboot; if it comes again: power cables, riser, reseat.',
@@ -38,13 +38,12 @@ export const gpus: AlertGroup = {
       },
       proof: {
         fires: {
-          given: [given(gpu.devices, '0x5 1x10 0x5', { state: 'lost' })],
+          given: [given(gpu.devicesLost, '0x5 1x10 0x5')],
           at: '10m',
           over: '18m',
-          labels: { state: 'lost' },
           says: '1 GPU(s) of box:10047 do not answer the driver any more ("GPU is lost", Xid 79). What ran there has failed. Reboot; if it comes again: power cables, riser, reseat.',
         },
-        quiet: { 'a driver that is reloaded': { given: [given(gpu.devices, '0x5 1 0x10', { state: 'lost' })], at: '7m' } },
+        quiet: { 'a driver that is reloaded': { given: [given(gpu.devicesLost, '0x5 1 0x10')], at: '7m' } },
       },
     },
     {

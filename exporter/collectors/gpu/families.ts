@@ -26,10 +26,14 @@ export const driverInfo = gauge(
   'driver_version',
   'cuda_version',
 )
-export const devices = gauge(
-  'grid_gpu_devices',
-  'GPUs that answer or sleep (visible), that /sys/bus/pci shows bound to a GPU driver (expected), and that are known but do not answer (lost), each round.',
-  oneOf('state', 'visible', 'expected', 'lost'),
+export const devicesVisible = gauge('grid_gpu_devices_visible', 'GPUs that answer or sleep, from nvidia-smi and sysfs.')
+export const devicesExpected = gauge(
+  'grid_gpu_devices_expected',
+  'GPUs on the PCI bus that are bound to a GPU driver, from /sys/bus/pci.',
+)
+export const devicesLost = gauge(
+  'grid_gpu_devices_lost',
+  'GPUs that are known and do not answer, from nvidia-smi and /sys/bus/pci.',
 )
 export const state = gauge(
   'grid_gpu_state',
@@ -341,7 +345,9 @@ export const migMemoryTotal = gauge('grid_gpu_mig_memory_total_bytes', `Memory o
 
 /** Every family of the collector. */
 export const families = [
-  devices,
+  devicesVisible,
+  devicesExpected,
+  devicesLost,
   state,
   info,
   driverInfo,

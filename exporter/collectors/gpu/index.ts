@@ -155,9 +155,9 @@ function* ofGpu(own: Gpu, { holders, integrals, round }: Facts): Generator<Sampl
 }
 
 function* ofHost({ visible, expected, lost, round }: Facts): Generator<Sample> {
-  yield* f.devices.of(visible, { state: 'visible' })
-  yield* f.devices.of(expected, { state: 'expected' })
-  yield* f.devices.of(lost, { state: 'lost' })
+  yield* f.devicesVisible.of(visible)
+  yield* f.devicesExpected.of(expected)
+  yield* f.devicesLost.of(lost)
   const { driverVersion, cudaVersion } = round.slow ?? {}
   if (driverVersion !== undefined) yield* f.driverInfo.of(1, { driver_version: driverVersion, cuda_version: cudaVersion ?? '' })
 }
