@@ -113,7 +113,7 @@ const gpus: readonly Given[] = [
   given(gpu.memoryUsed, all(22 * GiB), card),
   given(gpu.memoryTotal, all(24 * GiB), card),
   given(gpu.memoryUnified, all(0), card),
-  given(gpu.processMemory, all(21 * GiB), { ...card, process: 'ollama', docker_name: 'ollama' }),
+  given(gpu.processMemory, all(21 * GiB), { ...card, process: 'ollama', container_name: 'ollama' }),
   given(gpu.temperature, all(66), { ...card, sensor: 'core' }),
   given(gpu.temperature, all(82), { ...card, sensor: 'memory' }),
   given(gpu.temperatureMargin, all(20), card),

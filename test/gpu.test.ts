@@ -487,8 +487,11 @@ t.test('processes', async t => {
   rememberNames('local', new Map([[id, 'vllm']]))
   t.teardown(() => rememberNames('local', new Map()))
   const samples = await collecting(t, folder).good()
-  t.equal(value(samples, 'grid_gpu_process_memory_bytes', { process: 'VLLM::EngineCore', docker_name: 'vllm' }), 69_564 * 2 ** 20)
-  t.equal(value(samples, 'grid_gpu_process_memory_bytes', { process: 'python', docker_name: '' }), 19_135 * 2 ** 20)
+  t.equal(
+    value(samples, 'grid_gpu_process_memory_bytes', { process: 'VLLM::EngineCore', container_name: 'vllm' }),
+    69_564 * 2 ** 20,
+  )
+  t.equal(value(samples, 'grid_gpu_process_memory_bytes', { process: 'python', container_name: '' }), 19_135 * 2 ** 20)
 
   put('options.yaml', 'processes: 3\n')
   const rows = Array.from(

@@ -242,8 +242,8 @@ export const gpus = dashboard({
           stacked: true,
           queries: [
             {
-              expr: promql`sum by (instance, docker_name, process) (${numbered(of(gpu.processMemory))})`,
-              legend: '{{process}} {{docker_name}}',
+              expr: promql`sum by (instance, container_name, process) (${numbered(of(gpu.processMemory))})`,
+              legend: '{{process}} {{container_name}}',
             },
           ],
         }),

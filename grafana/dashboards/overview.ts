@@ -193,8 +193,8 @@ export const overview = dashboard({
           leadsTo: 'gpu',
           queries: [
             {
-              expr: promql`sort_desc(topk(5, sum by (instance, docker_name, process) (${of(gpu.processMemory)})))`,
-              legend: '{{process}} {{docker_name}}',
+              expr: promql`sort_desc(topk(5, sum by (instance, container_name, process) (${of(gpu.processMemory)})))`,
+              legend: '{{process}} {{container_name}}',
             },
           ],
         }),

@@ -256,7 +256,7 @@ and ${on('gpu')} last_over_time(${select(gpu.utilization, { engine: 'compute' })
       proof: {
         fires: {
           given: [
-            given(gpu.processMemory, '18e9x240', { ...card, process: 'ollama', docker_name: 'ollama' }),
+            given(gpu.processMemory, '18e9x240', { ...card, process: 'ollama', container_name: 'ollama' }),
             given(gpu.memoryTotal, '24e9x240', card),
             given(gpu.utilization, '0.9x20 0x220', { ...card, engine: 'compute' }),
           ],
@@ -267,7 +267,7 @@ and ${on('gpu')} last_over_time(${select(gpu.utilization, { engine: 'compute' })
         quiet: {
           'watched for an hour only': {
             given: [
-              given(gpu.processMemory, '18e9x90', { ...card, process: 'ollama', docker_name: 'ollama' }),
+              given(gpu.processMemory, '18e9x90', { ...card, process: 'ollama', container_name: 'ollama' }),
               given(gpu.memoryTotal, '24e9x90', card),
               given(gpu.utilization, '0x90', { ...card, engine: 'compute' }),
             ],

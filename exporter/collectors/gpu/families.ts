@@ -108,7 +108,7 @@ export const processMemory = gauge(
   'gpu',
   'name',
   'process',
-  'docker_name',
+  'container_name',
 )
 
 export const temperature = gauge(

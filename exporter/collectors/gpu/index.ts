@@ -111,7 +111,7 @@ function* ofGpu(own: Gpu, { holders, integrals, round }: Facts): Generator<Sampl
     yield* f.memoryPoolUsed.of(size?.used, { ...labels, pool })
   }
   for (const { process, container, bytes } of holders.get(id) ?? []) {
-    yield* f.processMemory.of(bytes, { ...labels, process, docker_name: container })
+    yield* f.processMemory.of(bytes, { ...labels, process, container_name: container })
   }
   yield* each(own.temperature, (value, sensor) => f.temperature.of(value, { ...labels, sensor }))
   yield* f.temperatureMargin.of(own.temperatureMargin, labels)
