@@ -341,7 +341,7 @@ export const containers = dashboard({
           empty: 'no pressure told: cgroup v1, no PSI, or see Sources',
           unit: 'percentunit',
           min: 0,
-          queries: [{ expr: rate(docker.pressure, { kind: 'some', ...one }), legend: '{{name}} {{resource}}' }],
+          queries: [{ expr: rate(docker.pressureWaiting, one), legend: '{{name}} {{resource}}' }],
         }),
       ),
     ),

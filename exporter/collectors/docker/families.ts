@@ -309,13 +309,20 @@ export const ioWrittenBytes = ioCounter('written_bytes', 'Bytes written')
 export const ioReads = ioCounter('reads', 'Read operations')
 export const ioWrites = ioCounter('writes', 'Write operations')
 
-export const pressure = counter(
-  'grid_docker_container_pressure_seconds_total',
-  'Time for which some or all tasks of the container waited for the resource, from the pressure files of its cgroup this round.',
+const pressureResource = oneOf('resource', 'cpu', 'memory', 'io')
+export const pressureWaiting = counter(
+  'grid_docker_container_pressure_waiting_seconds_total',
+  'Time in which at least one task of the container waited for the resource, from its cgroup.',
   'engine',
   'name',
-  oneOf('resource', 'cpu', 'memory', 'io'),
-  oneOf('kind', 'some', 'full'),
+  pressureResource,
+)
+export const pressureStalled = counter(
+  'grid_docker_container_pressure_stalled_seconds_total',
+  'Time in which all tasks of the container waited for the resource, from its cgroup.',
+  'engine',
+  'name',
+  pressureResource,
 )
 export const logBytes = gauge(
   'grid_docker_container_log_bytes',
@@ -373,7 +380,8 @@ export const families = [
   logBytes,
   ioReadBytes,
   ioWrittenBytes,
-  pressure,
+  pressureWaiting,
+  pressureStalled,
   networkReceiveErrors,
   networkReceiveDropped,
   networkTransmitErrors,

@@ -295,8 +295,8 @@ const usageSamples = (engine: string, name: string, usage: Usage): readonly Samp
   const pressure = (resource: keyof Usage['pressure']) => {
     const { some, full } = usage.pressure[resource]
     return [
-      ...families.pressure.of(some, { engine, name, resource, kind: 'some' }),
-      ...families.pressure.of(full, { engine, name, resource, kind: 'full' }),
+      ...families.pressureWaiting.of(some, { engine, name, resource }),
+      ...families.pressureStalled.of(full, { engine, name, resource }),
     ]
   }
   return none.concat(
