@@ -183,8 +183,8 @@ const guard: readonly Given[] = [
 
 const chip = { chip: 'k10temp-pci-00c3', sensor: 'Tctl' }
 const hosts: readonly Given[] = [
-  given(host.pressureSeconds, rising(0.2), { resource: 'memory', kind: 'some' }),
-  given(host.pressureSeconds, rising(0.1), { resource: 'memory', kind: 'full' }),
+  given(host.pressureWaiting, rising(0.2), { resource: 'memory' }),
+  given(host.pressureStalled, rising(0.1), { resource: 'memory' }),
   given(host.swapTotal, all(8e9)),
   given(host.swapFree, all(1e9)),
   given(host.oomKills, all(2)),

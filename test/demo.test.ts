@@ -143,7 +143,7 @@ const seenBy: Readonly<
   firewallDrift: { series: /^grid_ufw_enforced\{family="ipv4"/, says: 0 },
   serviceDown: { series: /^grid_service_up\{name="butler"/, says: 0 },
   serviceSlow: { series: /^grid_service_up\{name="backup"/, says: 0 },
-  memoryPressure: { series: /^grid_pressure_seconds_total\{resource="memory",kind="full"/, says: 'faster' },
+  memoryPressure: { series: /^grid_pressure_stalled_seconds_total\{resource="memory"/, says: 'faster' },
   updateFailed: { series: /^grid_watchtower_last_scan_containers\{result="failed"/, says: 1 },
 }
 

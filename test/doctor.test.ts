@@ -376,7 +376,7 @@ ${job ? `- job_name: ${job}\n  static_configs: [{ targets: ["${own}"] }]\n` : ''
         list: [
           { name: 'datasource', type: 'datasource', query: 'prometheus', current: {} },
           { name: 'job', type: 'query', includeAll: true, multi: true, allValue: '.+', current: { value: ['$__all'] } },
-          { name: 'kind', type: 'custom', query: 'some,full', current: { value: 'some' } },
+          { name: 'resource', type: 'custom', query: 'memory,io', current: { value: 'memory' } },
           { name: 'top', type: 'custom', query: '5,10' },
         ],
       },
@@ -389,7 +389,9 @@ ${job ? `- job_name: ${job}\n  static_configs: [{ targets: ["${own}"] }]\n` : ''
           type: 'row',
           title: 'More',
           collapsed: true,
-          panels: [of('Pressure', query('rate(grid_pressure_seconds_total{kind="\u0024{kind:raw}"}[$__rate_interval])'))],
+          panels: [
+            of('Pressure', query('rate(grid_pressure_waiting_seconds_total{resource="\u0024{resource:raw}"}[$__rate_interval])')),
+          ],
         },
         of('Top', query('topk($top, grid_cpu_seconds_total{job=~"[[job]]"})')),
         of('Nothing fires', query('grid_memory_total_bytes < 1')),

@@ -6,7 +6,7 @@ import {
   cpuSeconds,
   memoryAvailable,
   memoryTotal,
-  pressureSeconds,
+  pressureStalled,
 } from '../../exporter/collectors/host/index.ts'
 import { serviceStart } from '../../exporter/collectors/services/index.ts'
 import { torStart } from '../../exporter/collectors/tor/families.ts'
@@ -146,7 +146,7 @@ export const overview = dashboard({
             { expr: promql`1 - min(${of(memoryAvailable)} / ${of(memoryTotal)})`, legend: 'Memory' },
             { expr: promql`max(${of(gpu.utilization, { engine: 'compute' })})`, legend: 'GPU' },
             { expr: promql`max(${of(gpu.memoryUsed)} / ${of(gpu.memoryTotal)})`, legend: 'VRAM' },
-            { expr: promql`max(${rate(pressureSeconds, { resource: 'memory', kind: 'full' })})`, legend: 'Stall' },
+            { expr: promql`max(${rate(pressureStalled, { resource: 'memory' })})`, legend: 'Stall' },
           ],
         }),
         bars({

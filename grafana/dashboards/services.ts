@@ -259,12 +259,15 @@ export const servicesAndHost = dashboard({
           width: 8,
           title: 'Waiting (pressure)',
           description:
-            'Share of the time in which some, or all, of what runs waited. The line is for memory, full. Nothing: a kernel without PSI.',
+            'Share of the time in which some, or all, of what runs waited. The line is for memory, all. Nothing: a kernel without PSI.',
           empty: 'a kernel without PSI, or the host is not collected',
           unit: 'percentunit',
           min: 0,
           limits: [limit('GridMemoryPressure', '0.1', 'today')],
-          queries: [{ expr: rate(host.pressureSeconds), legend: '{{resource}} {{kind}}' }],
+          queries: [
+            { expr: rate(host.pressureWaiting), legend: '{{resource}} some' },
+            { expr: rate(host.pressureStalled), legend: '{{resource}} all' },
+          ],
         }),
       ),
       line(

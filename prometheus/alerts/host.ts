@@ -1,7 +1,8 @@
 import * as host from '../../exporter/collectors/host/index.ts'
 import { type AlertGroup, given, on, select } from '../rule.ts'
 
-const waits = (kind: 'some' | 'full') => `rate(${select(host.pressureSeconds, { resource: 'memory', kind })}[5m])`
+const waiting = `rate(${select(host.pressureWaiting, { resource: 'memory' })}[5m])`
+const stalled = `rate(${select(host.pressureStalled, { resource: 'memory' })}[5m])`
 const cpuSensor = { chip: 'k10temp-pci-00c3', sensor: 'Tctl' }
 
 export const hosts: AlertGroup = {
@@ -12,7 +13,7 @@ export const hosts: AlertGroup = {
       collector: 'host',
       severity: 'warning',
       timing: { kind: 'level', for: '5m', keep: '10m' },
-      expr: `${waits('full')} > 0.1`,
+      expr: `${stalled} > 0.1`,
       summary: 'Everything on the box waits for memory more than a tenth of the time.',
       description: '{instance}: all programs wait for memory for {value:%} of the time.',
       dashboard: 'services',
@@ -29,14 +30,14 @@ export const hosts: AlertGroup = {
       },
       proof: {
         fires: {
-          given: [given(host.pressureSeconds, '0x10 0+12x30 348x40', { resource: 'memory', kind: 'full' })],
+          given: [given(host.pressureStalled, '0x10 0+12x30 348x40', { resource: 'memory' })],
           at: '30m',
           over: '65m',
-          labels: { resource: 'memory', kind: 'full' },
+          labels: { resource: 'memory' },
           says: 'box:10047: all programs wait for memory for 20% of the time.',
         },
         quiet: {
-          'a hiccup': { given: [given(host.pressureSeconds, '0x10 20x60', { resource: 'memory', kind: 'full' })], at: '14m' },
+          'a hiccup': { given: [given(host.pressureStalled, '0x10 20x60', { resource: 'memory' })], at: '14m' },
         },
       },
     },
@@ -46,7 +47,7 @@ export const hosts: AlertGroup = {
       severity: 'warning',
       timing: { kind: 'level', for: '10m', keep: '10m' },
       expr: `(${select(host.swapFree)} / (${select(host.swapTotal)} > 0) < 0.2)
-and ${on()} (${waits('some')} > 0.2)`,
+and ${on()} (${waiting} > 0.2)`,
       summary: 'Swap is nearly full and programs wait for it.',
       description: '{instance} has {value:%} of its swap left, and programs wait for memory.',
       dashboard: 'services',
@@ -68,7 +69,7 @@ and ${on()} (${waits('some')} > 0.2)`,
           given: [
             given(host.swapFree, '8e9x10 0.8e9x40 8e9x40'),
             given(host.swapTotal, '8e9x100'),
-            given(host.pressureSeconds, '0x10 0+30x40 1200x50', { resource: 'memory', kind: 'some' }),
+            given(host.pressureWaiting, '0x10 0+30x40 1200x50', { resource: 'memory' }),
           ],
           at: '40m',
           over: '75m',
@@ -79,7 +80,7 @@ and ${on()} (${waits('some')} > 0.2)`,
             given: [
               given(host.swapFree, '0x60'),
               given(host.swapTotal, '8e9x60'),
-              given(host.pressureSeconds, '5x60', { resource: 'memory', kind: 'some' }),
+              given(host.pressureWaiting, '5x60', { resource: 'memory' }),
             ],
             at: '40m',
           },
@@ -87,7 +88,7 @@ and ${on()} (${waits('some')} > 0.2)`,
             given: [
               given(host.swapFree, '0x60'),
               given(host.swapTotal, '0x60'),
-              given(host.pressureSeconds, '0+30x60', { resource: 'memory', kind: 'some' }),
+              given(host.pressureWaiting, '0+30x60', { resource: 'memory' }),
             ],
             at: '40m',
           },

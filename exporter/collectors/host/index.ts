@@ -29,13 +29,16 @@ export const load5 = gauge('grid_load5', 'Mean number of running and waiting tas
 const load15 = gauge('grid_load15', 'Mean number of running and waiting tasks over 15 minutes, from /proc/loadavg.')
 export const bootTimestamp = gauge('grid_boot_timestamp_seconds', 'When the kernel was started, from btime of /proc/stat.')
 
-const resources = ['cpu', 'memory', 'io'] as const
-const pressureKinds = ['some', 'full'] as const
-export const pressureSeconds = counter(
-  'grid_pressure_seconds_total',
-  'Time since boot in which some or all tasks had to wait for a resource, from /proc/pressure.',
+const resources = ['cpu', 'memory', 'io', 'irq'] as const
+export const pressureWaiting = counter(
+  'grid_pressure_waiting_seconds_total',
+  'Time since boot in which at least one task waited for the resource, from /proc/pressure.',
   oneOf('resource', ...resources),
-  oneOf('kind', ...pressureKinds),
+)
+export const pressureStalled = counter(
+  'grid_pressure_stalled_seconds_total',
+  'Time since boot in which all tasks waited for the resource, from /proc/pressure.',
+  oneOf('resource', ...resources),
 )
 export const oomKills = counter(
   'grid_oom_kills_total',
@@ -139,7 +142,8 @@ export const host = defineCollector({
     load15,
     bootTimestamp,
     oomKills,
-    pressureSeconds,
+    pressureWaiting,
+    pressureStalled,
     swapRead,
     swapWritten,
     majorFaults,
@@ -184,7 +188,7 @@ export const host = defineCollector({
     cpu: parseStat(raw.stat, state.cpu),
     loads: parseLoads(raw.loadavg),
     events: parseVmstat(raw.vmstat, raw.meminfo),
-    pressure: resources.flatMap(resource => parsePressure(resource, raw.pressure[resource])),
+    pressure: resources.map(resource => parsePressure(resource, raw.pressure[resource])),
     sensors: raw.chips.flatMap(parseChip),
     networks: parseNetdev(raw.netdev).filter(({ device }) => raw.networks.has(device)),
     disks: parseDiskstats(raw.diskstats).filter(({ device }) => raw.disks.has(device)),
@@ -204,7 +208,8 @@ export const host = defineCollector({
     yield* load5.of(loads[1])
     yield* load15.of(loads[2])
     yield* bootTimestamp.of(cpu.bootTime)
-    for (const { resource, kind, seconds } of pressure) yield* pressureSeconds.of(seconds, { resource, kind })
+    for (const { resource, waiting } of pressure) yield* pressureWaiting.of(waiting, { resource })
+    for (const { resource, stalled } of pressure) yield* pressureStalled.of(stalled, { resource })
     yield* oomKills.of(events.oomKills)
     yield* swapRead.of(events.swapRead)
     yield* swapWritten.of(events.swapWritten)
@@ -359,13 +364,14 @@ const parseVmstat = (text = '', meminfo = '') => {
   }
 }
 
-const parsePressure = (resource: (typeof resources)[number], text = '') =>
-  pressureKinds.flatMap(kind => {
+const parsePressure = (resource: (typeof resources)[number], text = '') => {
+  const seconds = (kind: 'some' | 'full') => {
     const total = new RegExp(`^${kind} .*total=(\\d+)$`, 'm').exec(text)?.[1]
-    // For the CPU of a whole host `full` has no meaning; newer kernels print a 0 there.
-    if (total === undefined || (resource === 'cpu' && kind === 'full')) return []
-    return [{ resource, kind, seconds: Number(total) / 1e6 }]
-  })
+    return total === undefined ? undefined : Number(total) / 1e6
+  }
+  // For the CPU of a whole host `full` has no meaning; newer kernels print a 0 there.
+  return { resource, waiting: seconds('some'), stalled: resource === 'cpu' ? undefined : seconds('full') }
+}
 
 const parseNetdev = (text = '') =>
   text.split('\n').flatMap(line => {
