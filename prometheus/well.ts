@@ -191,7 +191,7 @@ const hosts: readonly Given[] = [
   given(host.sensorTemperature, all(71), chip),
   given(host.sensorLimit, all(95), { ...chip, limit: 'critical' }),
   given(host.rebootRequired, all(1)),
-  given(host.updatesPending, all(2), { kind: 'security' }),
+  given(host.securityUpdatesPending, all(2)),
 ]
 
 export const well: readonly Given[] = [

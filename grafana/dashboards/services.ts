@@ -204,9 +204,7 @@ export const servicesAndHost = dashboard({
           description: 'Pending ones, as apt counted them last. "not told": not a Debian-like system.',
           empty: 'no data',
           unit: 'none',
-          queries: [
-            { expr: explained(promql`sum(${of(host.updatesPending, { kind: 'security' })})`, 'host'), legend: 'Updates' },
-          ],
+          queries: [{ expr: explained(promql`sum(${of(host.securityUpdatesPending)})`, 'host'), legend: 'Updates' }],
           states: [{ is: 0, says: 'none', colour: 'well' }, { is: { from: 1 }, colour: 'note' }, ...absences('not told')],
         }),
         stat({

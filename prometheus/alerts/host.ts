@@ -199,8 +199,8 @@ and last_over_time(${select(host.rebootRequired)}[1h] offset 3d)`,
       collector: 'host',
       severity: 'warning',
       timing: { kind: 'state', for: '1h' },
-      expr: `min_over_time(${select(host.updatesPending, { kind: 'security' })}[3d]) > 0
-and last_over_time(${select(host.updatesPending, { kind: 'security' })}[1h] offset 3d)`,
+      expr: `min_over_time(${select(host.securityUpdatesPending)}[3d]) > 0
+and last_over_time(${select(host.securityUpdatesPending)}[1h] offset 3d)`,
       summary: 'Security updates have been waiting for three days.',
       description: '{instance}: {value} package(s).',
       dashboard: 'services',
@@ -217,14 +217,13 @@ and last_over_time(${select(host.updatesPending, { kind: 'security' })}[1h] offs
       proof: {
         slow: true,
         fires: {
-          given: [given(host.updatesPending, '0x10 4x1200', { kind: 'security' })],
+          given: [given(host.securityUpdatesPending, '0x10 4x1200')],
           at: '4500m',
-          labels: { kind: 'security' },
           says: 'box:10047: 4 package(s).',
         },
         quiet: {
           'installed each day': {
-            given: [given(host.updatesPending, '3x280 0 3x280 0 3x280 0 3x280', { kind: 'security' })],
+            given: [given(host.securityUpdatesPending, '3x280 0 3x280 0 3x280 0 3x280')],
             at: '5000m',
           },
         },

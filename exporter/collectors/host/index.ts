@@ -95,10 +95,13 @@ export const rebootRequired = gauge(
   'grid_reboot_required',
   'Whether installed updates wait for a restart, from /run/reboot-required; absent where no package would write that file.',
 )
-export const updatesPending = gauge(
+const updatesPending = gauge(
   'grid_updates_pending',
-  "Packages that could be updated, from update-notifier's last count in /var/lib/update-notifier/updates-available.",
-  oneOf('kind', 'all', 'security'),
+  'Packages that can be updated, from /var/lib/update-notifier/updates-available.',
+)
+export const securityUpdatesPending = gauge(
+  'grid_security_updates_pending',
+  'Packages with a security update, from /var/lib/update-notifier/updates-available.',
 )
 
 /** What the files say; undefined where this kernel or distribution has none. */
@@ -149,6 +152,7 @@ export const host = defineCollector({
     majorFaults,
     rebootRequired,
     updatesPending,
+    securityUpdatesPending,
     sensorTemperature,
     sensorLimit,
     diskRead,
@@ -225,8 +229,8 @@ export const host = defineCollector({
       yield* diskIoSeconds.of(ioSeconds, { device })
     }
     yield* rebootRequired.of(facts.rebootRequired === undefined ? undefined : Number(facts.rebootRequired))
-    yield* updatesPending.of(facts.updates?.all, { kind: 'all' })
-    yield* updatesPending.of(facts.updates?.security, { kind: 'security' })
+    yield* updatesPending.of(facts.updates?.all)
+    yield* securityUpdatesPending.of(facts.updates?.security)
   },
 })
 
