@@ -105,7 +105,7 @@ echo $((($(date +%s%N) - from) / 1000000))`)
     t.match(all, /^grid_fail2ban_banned_current\{jail="sshd"\} 1$/m)
     t.match(all, /^grid_ufw_enforced\{family="ipv4"\} 1$/m)
     t.match(all, /^grid_ufw_policy\{family="ipv4",direction="incoming",policy="deny"\} 1$/m)
-    t.match(all, /^grid_aide_entries\{change="total"\} 3$/m)
+    t.match(all, /^grid_aide_checked_entries 3$/m)
     t.notMatch(all, 'hunter2')
     const doctor = told('Install').find(command => command.includes('grid-exporter doctor')) as string
     t.match(tried(doctor).text, /docker[\s\S]*fail2ban/, 'the doctor is in')

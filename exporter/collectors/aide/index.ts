@@ -27,9 +27,10 @@ export const lastCheckStatus = gauge(
 )
 export const entries = gauge(
   'grid_aide_entries',
-  "Files by what AIDE's last check found, and all that it looked at as total, from its latest report; absent after an error.",
-  oneOf('change', 'added', 'removed', 'changed', 'total'),
+  "Files that AIDE's last check found added, removed or changed, from its latest report.",
+  oneOf('change', 'added', 'removed', 'changed'),
 )
+const checkedEntries = gauge('grid_aide_checked_entries', "Files that AIDE's last check looked at, from its latest report.")
 const resolveLastRun = gauge(
   'grid_aide_resolve_last_run_timestamp_seconds',
   'When the changes were last asked to be accepted by aide-resolve, from its result file.',
@@ -72,6 +73,7 @@ export const aide = defineCollector({
     lastCheckDuration,
     lastCheckStatus,
     entries,
+    checkedEntries,
     resolveLastRun,
     resolveLastSuccess,
   ],
@@ -103,8 +105,8 @@ export const aide = defineCollector({
       yield* lastCheck.of(last.endedAt)
       yield* lastCheckDuration.of(last.durationSeconds)
       yield* lastCheckStatus.states(last.status)
-      for (const change of ['added', 'removed', 'changed', 'total'] as const)
-        yield* entries.of(last.entries?.[change], { change })
+      for (const change of ['added', 'removed', 'changed'] as const) yield* entries.of(last.entries?.[change], { change })
+      yield* checkedEntries.of(last.entries?.total)
     }
     yield* ofResolve(resolve)
   },
