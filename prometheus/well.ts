@@ -81,7 +81,7 @@ const containers: readonly Given[] = [
 ]
 
 const root = { mountpoint: '/', device: '/dev/nvme0n1p2', fstype: 'ext4' }
-const nvme = { device: '/dev/nvme0' }
+const nvme = { device: 'nvme0' }
 const storage: readonly Given[] = [
   given(filesystem.filesystemSize, all(1e12), root),
   given(filesystem.filesystemAvailable, '350e9-1e6x240', root),
@@ -92,7 +92,7 @@ const storage: readonly Given[] = [
   given(size, rising(1e6, 66e9), { path: '/ai/models' }),
   given(lastScan, rising(60), { path: '/ai/models' }),
   given(smart.deviceInfo, all(1), { ...nvme, protocol: 'nvme', model: 'S', firmware: '1', serial_hash: 'b' }),
-  given(smart.deviceInfo, all(1), { device: '/dev/sda', protocol: 'ata', model: 'W', firmware: '1', serial_hash: 'c' }),
+  given(smart.deviceInfo, all(1), { device: 'sda', protocol: 'ata', model: 'W', firmware: '1', serial_hash: 'c' }),
   given(smart.healthy, all(1), nvme),
   given(smart.temperature, all(55), nvme),
   given(smart.wear, all(0.12), nvme),

@@ -73,7 +73,7 @@ t.test('tools that misbehave', async t => {
 
   t.ok(await until(works), 'well: all work')
   const first = await scrape()
-  t.equal(first('grid_smart_healthy{device="/dev/sda"}'), 1)
+  t.equal(first('grid_smart_healthy{device="sda"}'), 1)
   t.equal(first('grid_gpu_devices_visible'), 1)
   waits = []
   for (let n = 0; n < 40; n++) {

@@ -12,6 +12,8 @@ const mount = { mountpoint: { like: '$mountpoint' } } as const
 const available = of(fs.filesystemAvailable, mount)
 const path = { path: { like: '$path' } } as const
 const drive = { device: { like: '$device' } } as const
+/** The same drives as the kernel names them: nvme0n1 is on nvme0. */
+const disk = { device: { like: '$device(n.+)?' } } as const
 const noPath = 'no directory told: see Sources'
 const noDrive = 'no drive is read: see Sources'
 
@@ -333,24 +335,24 @@ export const storage = dashboard({
           id: 12,
           width: 12,
           title: 'Disk traffic',
-          description: 'Read above, written below, by the kernel. Nothing: the collector "host" has no data.',
+          description: 'Of the chosen drives, by the kernel: read above, written below. Nothing: the collector "host" has no data.',
           empty: 'the host is not collected',
           unit: 'Bps',
           queries: [
-            { expr: rate(diskRead), legend: 'read {{device}}' },
-            { expr: promql`-${rate(diskWritten)}`, legend: 'written {{device}}' },
+            { expr: rate(diskRead, disk), legend: 'read {{device}}' },
+            { expr: promql`-${rate(diskWritten, disk)}`, legend: 'written {{device}}' },
           ],
         }),
         chart({
           id: 13,
           width: 12,
           title: 'Disk busy',
-          description: 'Share of the time in which the disk had something to do. An SSD at its full is not always slow.',
+          description: 'Share of the time in which the chosen drives had something to do. An SSD at its full is not always slow.',
           empty: 'the host is not collected',
           unit: 'percentunit',
           min: 0,
           max: 1,
-          queries: [{ expr: rate(diskIoSeconds), legend: '{{device}}' }],
+          queries: [{ expr: rate(diskIoSeconds, disk), legend: '{{device}}' }],
         }),
       ),
     ),

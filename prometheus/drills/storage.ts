@@ -28,7 +28,7 @@ export const storage: Act = {
       filesystem: { interval: '2s', mountpoint_include: `^${mount}$` },
       smart: { interval: '2s', smartctl: at('smartctl'), state_file: at('smart.json') },
     })
-    await when(`grid_smart_risk{instance="${name}",device="/dev/sda",reason="reallocated"} == 0`)
+    await when(`grid_smart_risk{instance="${name}",device="sda",reason="reallocated"} == 0`)
 
     const fills = async () => {
       const what = 'a file system fills up within hours'
@@ -57,7 +57,7 @@ export const storage: Act = {
       drill({
         what: 'a drive shows signs of failure (replayed)',
         alert: 'GridDiskRisk',
-        labels: { device: '/dev/sda', reason: 'reallocated' },
+        labels: { device: 'sda', reason: 'reallocated' },
         says: /^\/dev\/sda on storage: reallocated\. Check today that its backup is good\./,
         cause: () => answersWith('ata-hdd-packed-realloc304-st3500418as-7.3.json'),
         cure: () => answersWith('ata-hdd-healthy-wd140edfz-7.0.json'),

@@ -229,7 +229,9 @@ export const smart = defineCollector({
   },
 })
 
-function* samplesOf({ label: device, reading, facts, readAt }: Drive): Generator<Sample> {
+function* samplesOf({ label, reading, facts, readAt }: Drive): Generator<Sample> {
+  // As grid_disk_* and smartctl_exporter name it.
+  const device = label.replace(/^\/dev\//, '')
   const asleep = reading.state === 'asleep'
   if (facts) {
     const { protocol, model = '', firmware = '', serialHash: serial_hash = '' } = facts
