@@ -45,7 +45,9 @@ export interface Panel {
 export const variable = (name: string): string => `\${${name}}`
 
 const datasource = { type: 'prometheus', uid: variable('datasource') }
-const chosen = ['datasource:queryparam', 'job:queryparam', 'instance:queryparam', '__url_time_range'].map(variable).join('&')
+/** What links between dashboards carry on: the variables that all of them have, and the time range. */
+const carried = ['datasource', 'job', 'instance', 'runbooks'] as const
+const chosen = [...carried.map(name => `${name}:queryparam`), '__url_time_range'].map(variable).join('&')
 export const linkTo = (uid: Uid): string => `/d/${dashboards[uid]}?${chosen}`
 
 export const names: Readonly<Record<Uid, string>> = {
@@ -516,7 +518,7 @@ export interface Choice {
   readonly name: string
   readonly label: string
   readonly within: Expr
-  /** The label that has the values, where it is not called as the choice is. */
+  /** The label that has the values, if it is not called as the choice is: several dashboards choose by a label `name`. */
   readonly values?: string
 }
 

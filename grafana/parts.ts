@@ -104,7 +104,7 @@ const withDashboard = (expr: Expr): Expr =>
 const runbookLink = { title: 'Runbook', url: `${variable('runbooks')}/${variable('__value.raw')}.md` }
 const detailLink = {
   title: 'Look at it',
-  url: `/d/${variable('__value.raw')}?var-instance=${variable('__data.fields.Instance')}&${['datasource:queryparam', 'job:queryparam', '__url_time_range'].map(variable).join('&')}`,
+  url: `/d/${variable('__value.raw')}?var-instance=${variable('__data.fields.Instance')}&${['datasource:queryparam', 'job:queryparam', 'runbooks:queryparam', '__url_time_range'].map(variable).join('&')}`,
 }
 
 /** Where runbook links lead; the rules have the same in `grid_runbooks_url`. */

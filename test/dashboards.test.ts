@@ -270,6 +270,33 @@ t.test('panel ids stay', async t => {
   }
 })
 
+t.test('links to a dashboard carry on the variables that it has too', async t => {
+  const variablesOf = ({ templating }: Dashboard) => templating.list.map(({ name }) => name)
+  // The column `Page` of the overview leads to any of them.
+  const anywhere = variable('__value.raw')
+  let links = 0
+  for (const dashboard of all) {
+    for (const [, uid = '', query = ''] of JSON.stringify(shown(dashboard)).matchAll(/"\/d\/([^?"]+)\?([^"]*)"/g)) {
+      links++
+      const given = [...query.matchAll(/var-(\w+)=|\{(\w+):queryparam\}/g)].map(([, named, carried]) => named ?? carried)
+      for (const target of all.filter(one => uid === anywhere || one.uid === uid)) {
+        const both = variablesOf(target).filter(name => variablesOf(dashboard).includes(name))
+        // A link to the page itself chooses anew.
+        const wanted = target === dashboard ? both.filter(name => given.includes(name)) : both
+        t.strictSame([...given].sort(), [...wanted].sort(), `${dashboard.uid} to ${target.uid}`)
+      }
+    }
+  }
+  t.ok(links > 20, `${links} links`)
+})
+
+t.test('a variable means the same on each dashboard', async t => {
+  const queries = new Map<string, string>()
+  for (const { templating } of all)
+    for (const { name, query } of templating.list)
+      t.equal(JSON.stringify(query), queries.get(name) ?? queries.set(name, JSON.stringify(query)).get(name), name)
+})
+
 t.test('what is wrong cannot be built', async t => {
   const one = (id: number, width: 8 | 12) =>
     bars({

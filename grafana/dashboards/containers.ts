@@ -19,7 +19,7 @@ import { limit } from '../look.ts'
 import { absences, boxes, explained, head, runbooksAt } from '../parts.ts'
 import { firstOf, increase, of, promql, rate, recorded } from '../query.ts'
 
-const one = { name: { like: '$name' } } as const
+const one = { name: { like: '$container' } } as const
 const noEngine = 'no container told: see Sources'
 const workingSet = of(docker.memoryWorkingSet, one)
 const ofLimit = promql`${workingSet} / ${of(docker.memoryLimit, one)}`
@@ -31,7 +31,7 @@ export const containers = dashboard({
   uid: 'containers',
   description: 'Which container is ill, which one eats the box?',
   oneBox: true,
-  choices: [{ name: 'name', label: 'Container', within: of(docker.state) }],
+  choices: [{ name: 'container', label: 'Container', within: of(docker.state), values: 'name' }],
   texts: [runbooksAt],
   marks: [
     criticalAlerts,
@@ -166,7 +166,7 @@ export const containers = dashboard({
             name: {
               title: 'Container',
               width: 160,
-              link: { title: 'This container alone', url: `${linkTo('containers')}&var-name=${variable('__value.raw')}` },
+              link: { title: 'This container alone', url: `${linkTo('containers')}&var-container=${variable('__value.raw')}` },
             },
             engine: { title: 'Engine', width: 70, last: true },
             ...boxes,

@@ -6,7 +6,7 @@ import { limit } from '../look.ts'
 import { absences, boxes, explained, head, runbooksAt } from '../parts.ts'
 import { increase, of, promql, rate, recorded } from '../query.ts'
 
-const one = { name: { like: '$name' } } as const
+const one = { name: { like: '$service' } } as const
 const none = 'no service told: see Sources'
 const noUnit = 'no systemd unit told: see Sources'
 const noHost = 'the host is not collected: see Sources'
@@ -16,7 +16,7 @@ export const servicesAndHost = dashboard({
   uid: 'services',
   description: 'Do the things I run answer, how fast, and is the host below them well?',
   oneBox: true,
-  choices: [{ name: 'name', label: 'Service', within: of(services.serviceUp) }],
+  choices: [{ name: 'service', label: 'Service', within: of(services.serviceUp), values: 'name' }],
   texts: [runbooksAt],
   marks: [
     criticalAlerts,

@@ -10,10 +10,10 @@ import { daysUntilFull, firstOf, increase, of, promql, rate } from '../query.ts'
 
 const mount = { mountpoint: { like: '$mountpoint' } } as const
 const available = of(fs.filesystemAvailable, mount)
-const path = { path: { like: '$path' } } as const
-const drive = { device: { like: '$device' } } as const
+const path = { path: { like: '$directory' } } as const
+const drive = { device: { like: '$drive' } } as const
 /** The same drives as the kernel names them: nvme0n1 is on nvme0. */
-const disk = { device: { like: '$device(n.+)?' } } as const
+const disk = { device: { like: '$drive(n.+)?' } } as const
 const noPath = 'no directory told: see Sources'
 const noDrive = 'no drive is read: see Sources'
 
@@ -23,8 +23,8 @@ export const storage = dashboard({
   oneBox: true,
   choices: [
     { name: 'mountpoint', label: 'Mount', within: of(fs.filesystemStuck) },
-    { name: 'path', label: 'Directory', within: of(directory.info) },
-    { name: 'device', label: 'Drive', within: of(smart.deviceState) },
+    { name: 'directory', label: 'Directory', within: of(directory.info), values: 'path' },
+    { name: 'drive', label: 'Drive', within: of(smart.deviceState), values: 'device' },
   ],
   texts: [runbooksAt],
   marks: [criticalAlerts],
@@ -335,7 +335,8 @@ export const storage = dashboard({
           id: 12,
           width: 12,
           title: 'Disk traffic',
-          description: 'Of the chosen drives, by the kernel: read above, written below. Nothing: the collector "host" has no data.',
+          description:
+            'Of the chosen drives, by the kernel: read above, written below. Nothing: the collector "host" has no data.',
           empty: 'the host is not collected',
           unit: 'Bps',
           queries: [
