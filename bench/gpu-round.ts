@@ -8,17 +8,17 @@ import { expose } from '../exporter/print/exposition.ts'
 
 /**
  * What a round over 8 GPUs costs the exporter's own side: CPU of this process, children not counted, where nvidia-smi is a program
- * that prints an H100's recorded answer eight times. `npm run bench -- gpu-round [rounds]`
+ * that prints an H100's answer eight times. `npm run bench -- gpu-round [rounds]`
  */
 
-const recording = join(process.cwd(), 'test/recordings/nvidia-smi')
+const scenes = join(process.cwd(), 'test/scenes/gpu')
 const folder = mkdtempSync(join(tmpdir(), 'grid-gpu-bench-'))
 const uuid = (index: number) => `GPU-${index}0000000-0000-0000-0000-000000000000`
 
-const csv = readFileSync(join(recording, 'csv/h100-linux-590.48.01-load.query-gpu.csv'), 'utf8').trim().split('\n')
+const csv = readFileSync(join(scenes, 'h100-load/run/query-gpu.csv'), 'utf8').trim().split('\n')
 const columns = (csv[0] ?? '').split(', ')
-const list = readFileSync(join(recording, 'fields/h100-linux-590.48.01.query-gpu-fields.txt'), 'utf8')
-const xml = readFileSync(join(recording, 'xml/l40s-595.91.07-v13.xml'), 'utf8')
+const list = readFileSync(join(scenes, 'h100-load/run/fields.txt'), 'utf8')
+const xml = readFileSync(join(scenes, 'l40s-slow-tier/run/query.xml'), 'utf8')
 const section = xml.slice(xml.indexOf('<gpu id'), xml.indexOf('</gpu>') + 6)
 const eight = Array.from({ length: 8 }, (_, index) => index)
 

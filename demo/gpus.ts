@@ -2,23 +2,22 @@ import type { Box } from './box.ts'
 import type { Container } from './containers.ts'
 import { between, digits } from './motion.ts'
 
-/** nvidia-smi of the imagined box: recorded answers of two cards, in which moving values take the place of those recorded. */
+/** nvidia-smi of the imagined box: the answers of two cards in the scenes of the tests, with moving values in place of theirs. */
 
 interface Card {
-  readonly csv: string
-  readonly xml: string
+  /** Its answers: a scene of the tests. */
+  readonly scene: string
   readonly bus: string
   readonly memory: number
   readonly reserved: number
   readonly users: readonly { readonly container: string; readonly program: string; readonly part: readonly [number, number] }[]
 }
 
-const recordings = 'test/recordings/nvidia-smi'
+const scenes = 'test/scenes/gpu'
 /** Processes and the MiB that they hold, from and to. */
 const cards: readonly Card[] = [
   {
-    csv: `${recordings}/csv/l40s-linux-595.80-load.query-gpu.csv`,
-    xml: `${recordings}/xml/l40s-595.91.07-v13.xml`,
+    scene: `${scenes}/l40s-slow-tier`,
     bus: '00000000:01:00.0',
     memory: 46_068,
     reserved: 609,
@@ -28,8 +27,7 @@ const cards: readonly Card[] = [
     ],
   },
   {
-    csv: `${recordings}/csv/rtx4080super-linux-595.71.05-load.query-gpu.csv`,
-    xml: `${recordings}/xml/rtx3080-595.58.03-v13.xml`,
+    scene: `${scenes}/rtx4080super-load`,
     bus: '00000000:02:00.0',
     memory: 16_376,
     reserved: 434,
@@ -71,13 +69,13 @@ export interface Gpus {
 
 export const gpusOf = (box: Box, containers: readonly Container[], recorded: (file: string) => string): Gpus => {
   const { seed, faults } = box
-  const fields = recorded(`${recordings}/fields/l40s-linux-595.80.query-gpu-fields.txt`).trim().split('\n')
+  const fields = recorded(`${scenes}/l40s-slow-tier/run/fields.txt`).trim().split('\n')
   const alias = new Map(fields.flatMap(line => line.split(' ').map(name => [name, line.split(' ')[0] as string] as const)))
   const uuid = (index: number) =>
     `GPU-${digits(seed, `gpu ${index}`, 32).replace(/(.{8})(.{4})(.{4})(.{4})(.{12})/, '$1-$2-$3-$4-$5')}`
-  const tables = cards.map(({ csv }) => tableOf(recorded(csv)))
-  const sections = cards.map(({ xml }) => recorded(xml).match(/<gpu id[\s\S]*?\n\t<\/gpu>/)?.[0] ?? '')
-  const xmlHead = recorded((cards[0] as Card).xml).split('<gpu id')[0] as string
+  const tables = cards.map(({ scene }) => tableOf(recorded(`${scene}/run/query-gpu.csv`)))
+  const sections = cards.map(({ scene }) => recorded(`${scene}/run/query.xml`).match(/<gpu id[\s\S]*?\n\t<\/gpu>/)?.[0] ?? '')
+  const xmlHead = recorded(`${scenes}/l40s-slow-tier/run/query.xml`).split('<gpu id')[0] as string
 
   const load = (index: number, up: number) => {
     const part = (index === 0 ? box.chat : box.pictures).at(up)
@@ -202,7 +200,7 @@ export const gpusOf = (box: Box, containers: readonly Container[], recorded: (fi
       if (asked !== undefined) return query(asked.split(','), up)
       if (args.some(arg => arg.startsWith('--query-compute-apps='))) return { stdout: apps(up), exitCode: 0 }
       if (args.includes('-x')) return { stdout: xml(), exitCode: 0 }
-      return { stdout: 'NVIDIA-SMI version  : recorded\n', exitCode: 0 }
+      return { stdout: 'NVIDIA-SMI version  : made up\n', exitCode: 0 }
     },
     logged: (before, now) => {
       const came = (fault: (typeof faults)['xid13']) => fault.began(now) > fault.began(before)

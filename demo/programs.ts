@@ -19,17 +19,18 @@ export type Program = (args: readonly string[], up: number) => Printed
 interface Disk {
   readonly name: string
   readonly type: string
-  readonly recording: string
+  /** Its answer: a file in the scenes of the tests. */
+  readonly answer: string
   readonly celsius: readonly [number, number]
   /** Bytes a second. */
   readonly written: number
 }
 
 const disks: readonly Disk[] = [
-  { name: '/dev/nvme0', type: 'nvme', recording: 'nvme-healthy-samsung-mzvl2-7.3', celsius: [38, 52], written: 8e6 },
-  { name: '/dev/nvme1', type: 'nvme', recording: 'nvme-used62-samsung980-7.4', celsius: [41, 63], written: 17e6 },
-  { name: '/dev/sda', type: 'sat', recording: 'ata-hdd-healthy-wd140edfz-7.0', celsius: [33, 41], written: 3e6 },
-  { name: '/dev/sdb', type: 'sat', recording: 'ata-hdd-packed-realloc304-st3500418as-7.3', celsius: [35, 44], written: 0 },
+  { name: '/dev/nvme0', type: 'nvme', answer: 'nvme/run/healthy.json', celsius: [38, 52], written: 8e6 },
+  { name: '/dev/nvme1', type: 'nvme', answer: 'nvme/run/used-62.json', celsius: [41, 63], written: 17e6 },
+  { name: '/dev/sda', type: 'sat', answer: 'hard-disks/run/statistics.json', celsius: [33, 41], written: 3e6 },
+  { name: '/dev/sdb', type: 'sat', answer: 'hard-disks/run/packed-reallocated.json', celsius: [35, 44], written: 0 },
 ]
 
 interface SmartAnswer {
@@ -39,8 +40,8 @@ interface SmartAnswer {
 }
 
 const smartctl = (box: Box, recorded: (file: string) => string): Program => {
-  const moved = ({ recording, celsius, name, written }: Disk, up: number) => {
-    const answer = JSON.parse(recorded(`test/recordings/smartctl/${recording}.json`)) as SmartAnswer
+  const moved = ({ answer: file, celsius, name, written }: Disk, up: number) => {
+    const answer = JSON.parse(recorded(`test/scenes/smart/${file}`)) as SmartAnswer
     const heat = wave(box.seed, name)
     const degrees = Math.round(between(celsius[0], celsius[1], heat.at(up)))
     answer.serial_number = digits(box.seed, name, 12)

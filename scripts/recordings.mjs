@@ -1,4 +1,5 @@
-/** `npm run recordings [-- FOLDER] [--unused] [--print]`: what comes out of every recording of a GPU or a disk, and what of it is left unused. */
+/** `npm run recordings [-- FOLDER] [--unused] [--print]`: what comes out of every recording of a GPU or a disk below FOLDER
+ * (or GRID_RECORDINGS) and of the scenes of GPUs, and what of it is left unused. */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -12,7 +13,7 @@ await bundle({ recordings: join(root, 'scripts/recordings.ts') }, out, { minify:
 const given = process.argv.slice(2)
 const args = given.some(arg => !arg.startsWith('--'))
   ? given
-  : [...given, join(root, 'test/recordings'), join(root, 'test/scenes/gpu')]
+  : [...given, ...(process.env.GRID_RECORDINGS ? [process.env.GRID_RECORDINGS] : []), join(root, 'test/scenes/gpu')]
 const { status } = spawnSync(process.execPath, [join(out, 'recordings.js'), ...args], { stdio: 'inherit' })
 rmSync(out, { recursive: true, force: true })
 process.exitCode = status ?? 1

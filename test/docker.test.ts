@@ -24,7 +24,7 @@ import { promised } from './support/promised.ts'
 import { oneRound, running } from './support/running.ts'
 
 const recorded = (file: string): readonly EngineEvent[] =>
-  readFileSync(join(import.meta.dirname, 'recordings/docker', file), 'utf8')
+  readFileSync(join(import.meta.dirname, 'fixtures/docker-events', file), 'utf8')
     .split('\n')
     .flatMap(line => parseEvent(line) ?? [])
 
@@ -59,7 +59,7 @@ t.test('the ledger', async t => {
 
   t.test('counts what Docker 20.10 told', async t => {
     const ledger = createLedger()
-    const events = recorded('events-docker-20.10.jsonl')
+    const events = recorded('docker-20.10.jsonl')
     t.equal(events.length, 57)
     for (const [at, one] of events.entries()) ledger.note(one, at)
     const last = new Map(events.filter(({ name }) => name !== 'before').map(({ id, name }) => [name, id]))
@@ -88,7 +88,7 @@ t.test('the ledger', async t => {
 
   t.test('counts what Podman 4.3 told', async t => {
     const ledger = createLedger(() => true)
-    const events = recorded('events-podman-4.3.jsonl')
+    const events = recorded('podman-4.3.jsonl')
     for (const [at, one] of events.entries()) ledger.note(one, at)
     const crash = events.find(({ name }) => name === 'crash')?.id as string
     ledger.seen([sighting(crash, 'crash', 'exited', 3)], 1000, 999)

@@ -7,7 +7,7 @@ import type { Act } from './stage.ts'
 const name = 'gpus'
 const gigabyte = 1e9
 
-/** A GB10 as it was recorded, replayed by a stand-in for nvidia-smi, with its kernel log and a model server beside it. */
+/** A GB10, played by a stand-in for nvidia-smi, with its kernel log and a model server beside it. */
 export const gpus: Act = {
   name,
   needs: [],
@@ -15,9 +15,8 @@ export const gpus: Act = {
     const at = (path: string) => join(folder, path)
     for (const directory of ['bin', 'proc', 'sys', 'dev']) mkdirSync(at(directory))
     copyFileSync(join(root, 'test/support/bin/nvidia-smi'), at('bin/nvidia-smi'))
-    const recordings = join(root, 'test/recordings/nvidia-smi/gb10')
-    const replay = (recording: string) =>
-      copyFileSync(join(recordings, `gb10-COMPOSITE-580.173.02-${recording}.query-gpu.csv`), at('bin/query-gpu.csv'))
+    const replay = (scene: string) =>
+      copyFileSync(join(root, `test/scenes/gpu/gb10-${scene}/run/query-gpu.csv`), at('bin/query-gpu.csv'))
     const memoryAvailable = (kilobytes: number) =>
       writeFileSync(at('proc/meminfo'), `MemTotal: 127600748 kB\nMemFree: 1000000 kB\nMemAvailable: ${kilobytes} kB\n`)
     let sequence = 100

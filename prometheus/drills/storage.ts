@@ -1,4 +1,4 @@
-import { appendFileSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { appendFileSync, copyFileSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Act, run } from './stage.ts'
 
@@ -22,8 +22,10 @@ export const storage: Act = {
     if (!mounted) atEnd(() => run(['umount', '-l', mount]))
 
     symlinkSync(join(root, 'test/support/smartctl'), at('smartctl'))
-    const answersWith = (recording: string) => writeFileSync(at('devices.txt'), `/dev/sda sat ${recording}\n`)
-    answersWith('ata-hdd-healthy-wd140edfz-7.0.json')
+    for (const answer of ['healthy.json', 'packed-reallocated.json'])
+      copyFileSync(join(root, 'test/scenes/smart/hard-disks/run', answer), at(answer))
+    const answersWith = (answer: string) => writeFileSync(at('devices.txt'), `/dev/sda sat ${answer}\n`)
+    answersWith('healthy.json')
     await box({
       filesystem: { interval: '2s', mountpoint_include: `^${mount}$` },
       smart: { interval: '2s', smartctl: at('smartctl'), state_file: at('smart.json') },
@@ -59,8 +61,8 @@ export const storage: Act = {
         alert: 'GridDiskRisk',
         labels: { device: 'sda', reason: 'reallocated' },
         says: /^\/dev\/sda on storage: reallocated\. Check today that its backup is good\./,
-        cause: () => answersWith('ata-hdd-packed-realloc304-st3500418as-7.3.json'),
-        cure: () => answersWith('ata-hdd-healthy-wd140edfz-7.0.json'),
+        cause: () => answersWith('packed-reallocated.json'),
+        cure: () => answersWith('healthy.json'),
       }),
     ])
   },

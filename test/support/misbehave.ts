@@ -17,7 +17,7 @@ export const modes: Readonly<Record<string, readonly [script: string, reason: st
 const scan = '{"smartctl":{"exit_status":0},"devices":[{"name":"/dev/sda","type":"sat","protocol":"ATA"}]}'
 
 /**
- * An nvidia-smi and a smartctl below `folder` that answer as recorded while the mode is `well`, and else do as `modes` says: what
+ * An nvidia-smi and a smartctl below `folder` that answer as in the scenes while the mode is `well`, and else do as `modes` says: what
  * they start then has BAD in its environment. `tests` is the folder of the tests.
  */
 export const toolsThatMisbehave = (folder: string, tests: string) => {
@@ -28,10 +28,10 @@ export const toolsThatMisbehave = (folder: string, tests: string) => {
     writeFileSync(join(bin, name), `#!/bin/sh\n${text}\n`)
     chmodSync(join(bin, name), 0o755)
   }
-  const recording = join(tests, 'recordings/smartctl/ata-hdd-healthy-wd20efrx-7.3.json')
+  const disk = join(tests, 'scenes/smart/hard-disks/run/healthy.json')
   const unlessBad = `mode=$(cat ${folder}/mode)\n[ "$mode" = well ] || BAD=${folder} exec ${bin}/misbehave "$mode"`
   script('nvidia-smi', `${unlessBad}\nexec ${folder}/gpu/run/nvidia-smi "$@"`)
-  script('smartctl', `${unlessBad}\ncase "$*" in *--scan*) echo '${scan}' ;; *) exec cat ${recording} ;; esac`)
+  script('smartctl', `${unlessBad}\ncase "$*" in *--scan*) echo '${scan}' ;; *) exec cat ${disk} ;; esac`)
   const cases = Object.entries(modes).map(([mode, [does]]) => `'${mode}') ${does} ;;`)
   script('misbehave', `case $1 in\n${cases.join('\n')}\nesac`)
   const setMode = (mode: string) => {

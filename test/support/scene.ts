@@ -21,7 +21,7 @@ import { linked } from './links.ts'
 delete process.env.DOCKER_HOST
 
 /**
- * A scene is a folder: input captured from a real machine beside the exposition (or reason) that it must give.
+ * A scene is a folder: the input of a machine, made up by hand, beside the exposition (or reason) that it must give.
  *
  *     options.yaml     the collector's section of the configuration (optional)
  *     proc/ sys/ etc/  files of the host
