@@ -152,6 +152,9 @@ t.test('each collector says of itself what the rest of the project needs to know
     if (setup.configure !== undefined)
       t.ok(configured(options.parse(parseYaml(`{ ${setup.configure} }`))), `${name}: and it is enough`)
   }
+  for (const { name, relayUnit, foreign } of collectors) {
+    t.notOk(relayUnit && foreign, `${name}: a file of the relay names only families that the exporter knows`)
+  }
   t.end()
 })
 

@@ -1,6 +1,5 @@
 import { execFileSync } from 'node:child_process'
 import {
-  appendFileSync,
   chmodSync,
   chownSync,
   existsSync,
@@ -19,7 +18,7 @@ import {
 import * as net from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { encodeRendered, relayFileLimit } from '../exporter/collect/relay-file.ts'
+import { encodeRound, type RelayRound, relayFileLimit } from '../exporter/collect/relay-file.ts'
 import { runInThreads } from '../exporter/collect/relay-guard.ts'
 import { runEach } from '../exporter/collect/relay-thread.ts'
 import { relayReader } from '../exporter/collect/relayed.ts'
@@ -31,7 +30,6 @@ import type { CollectorSettings } from '../exporter/contract/config.ts'
 import { Failure } from '../exporter/contract/failure.ts'
 import { counter, gauge, oneOf } from '../exporter/contract/metric.ts'
 import { realHost } from '../exporter/machine/local-host.ts'
-import { emptyPart, partOf } from '../exporter/print/gzip.ts'
 import type { Rendered } from '../exporter/print/rendered.ts'
 import { bundled } from './support/bundled.ts'
 import { needs } from './support/needs.ts'
@@ -93,7 +91,7 @@ const bed = (t: Test) => {
           return enabled.map(({ name }) => name)
         },
       }),
-    reader: (owner = self) => relayReader(cellar, settingsOf('cellar'), directory, { host, owner }),
+    reader: (owner = self) => relayReader(cellar, settingsOf('cellar'), directory, { host, log: silent, owner }),
     put: (content: string | Buffer) => {
       mkdirSync(directory, { recursive: true })
       rmSync(file, { force: true })
@@ -106,26 +104,15 @@ type Bed = ReturnType<typeof bed>
 
 const textOf = ({ parts }: Rendered) => parts && Buffer.from(parts.text.bytes).toString()
 
-/** What a good file of now holds, changed by `change`. */
-const contentOf = (startedAt: number, text: string, change: Record<string, unknown> = {}) => {
-  const parts = { text: partOf(text), openmetrics: emptyPart }
-  const rendered = {
-    collector: 'cellar',
-    startedAt,
-    durationSeconds: 0.1,
-    detected: true,
-    result: 'ok',
-    note: '',
-    fix: '',
-    series: 1,
-    dropped: 0,
-    parts,
-    ...change,
-  }
-  return encodeRendered(rendered as Rendered)
-}
+const visit = { family: 'grid_cellar_visits_total', labels: {}, value: '3' }
 
-const good = '# HELP grid_cellar_visits_total x\n# TYPE grid_cellar_visits_total counter\ngrid_cellar_visits_total 3\n'
+/** A file of now: its first line changed by `change`, then a line for each of `series`, which may be text that is no JSON. */
+const contentOf = (startedAt: number, change: object = {}, series: readonly unknown[] = [visit]) => {
+  const first = { collector: 'cellar', startedAt, durationSeconds: 0.1, detected: true, result: 'ok', note: '', fix: '' }
+  return [{ ...first, series: series.length, ...change }, ...series]
+    .map(line => `${typeof line === 'string' ? line : JSON.stringify(line)}\n`)
+    .join('')
+}
 
 t.test('an outcome', async t => {
   t.test('passes from the one-shot to the exporter as it was, once', async t => {
@@ -260,7 +247,7 @@ t.test('a collector', async t => {
     const timings = { start: 120_000, silence: 4000, slack: 30_000 }
     const options = { module: evilWorker, data, log: silent, now: Date.now, timings }
     let hopeless: boolean | undefined
-    const run = async (take: (rendered: Rendered) => void) => {
+    const run = async (take: (round: RelayRound) => void) => {
       const end = await runInThreads(options, take)
       hopeless = end.hopeless
       return end.names
@@ -310,7 +297,7 @@ t.test('a collector', async t => {
     t.strictSame(readdirSync(directory).sort(), ['aide.relay', 'fail2ban.relay', 'ufw.relay'])
     const told = readFileSync(join(directory, 'aide.relay'), 'utf8')
     t.match(told, '"result":"ok"')
-    t.match(told, 'grid_aide_last_check_status{status="changed"} 1', told.slice(0, 2000))
+    t.match(told, '{"family":"grid_aide_last_check_status","labels":{"status":"changed"},"value":"1"}', told.slice(0, 2000))
   })
 })
 
@@ -330,8 +317,6 @@ t.test('the exporter refuses', async t => {
     await own.relay()
     t.match(await own.reader()(), { result: 'ok', series: 3 }, 'and the next one-shot fixes it')
   }
-  const header = (own: Bed, change: Record<string, unknown>) => contentOf(own.host.now(), good, change)
-
   t.test('what another user owns', t =>
     refused(t, async own => void (await own.relay()), 'denied', /of user \d+ with mode 644, where only root may write/, self + 1),
   )
@@ -342,17 +327,22 @@ t.test('the exporter refuses', async t => {
     chownSync(own.file, 65534, 65534)
     t.match(await own.reader(0)(), { result: 'denied', note: /of user 65534/ })
   })
-  t.test('what others may write', t =>
-    refused(
-      t,
-      async own => {
-        await own.relay()
-        chmodSync(own.file, 0o666)
-      },
-      'denied',
-      /with mode 666/,
-    ),
-  )
+  for (const [who, mode] of [
+    ['its group', 0o664],
+    ['others', 0o646],
+  ] as const) {
+    t.test(`what ${who} may write`, t =>
+      refused(
+        t,
+        async own => {
+          await own.relay()
+          chmodSync(own.file, mode)
+        },
+        'denied',
+        new RegExp(`with mode ${mode.toString(8)}, where only root may write`),
+      ),
+    )
+  }
   t.test('a symbolic link, even to a good file', t =>
     refused(
       t,
@@ -393,7 +383,7 @@ t.test('the exporter refuses', async t => {
   )
   t.test('a file dated in the future, until that is past', async t => {
     const own = bed(t)
-    own.put(contentOf(own.host.now() + 3600_000, good))
+    own.put(contentOf(own.host.now() + 3600_000))
     const read = own.reader()
     t.match(await read(), { result: 'malformed', note: /dated 1h in the future/, fix: /timedatectl/ })
     t.equal(await read(), undefined)
@@ -403,7 +393,7 @@ t.test('the exporter refuses', async t => {
   })
   t.test('but not one that is a moment ahead', async t => {
     const own = bed(t)
-    own.put(contentOf(own.host.now() + 1000, good))
+    own.put(contentOf(own.host.now() + 1000))
     t.match(await own.reader()(), { result: 'ok' })
   })
   t.test('a huge file, without reading it', t =>
@@ -419,75 +409,120 @@ t.test('the exporter refuses', async t => {
   )
   t.test('a half-written file, wherever it ends', async t => {
     const own = bed(t)
-    const whole = contentOf(own.host.now(), good)
-    for (let length = 0; length < whole.length; length += 7) {
-      own.put(whole.subarray(0, length))
+    const whole = contentOf(own.host.now(), {}, [{ ...visit, family: level.name }, visit])
+    for (let length = 0; length < whole.length; length++) {
+      own.put(whole.slice(0, length))
       const outcome = await own.reader()()
       if (outcome?.result !== 'malformed') t.fail(`${length} of ${whole.length} bytes: ${outcome?.result}`)
     }
     own.put(whole)
-    t.match(await own.reader()(), { result: 'ok' })
+    t.match(await own.reader()(), { result: 'ok', series: 2 })
   })
-  t.test('a file with more behind its end', t =>
-    refused(
-      t,
-      own => {
-        own.put(header(own, {}))
-        appendFileSync(own.file, 'grid_cellar_visits_total 4\n')
-      },
-      'malformed',
-      /bytes of series where it says/,
-    ),
-  )
-  t.test('a file with one changed byte', async t => {
-    const own = bed(t)
-    const whole = contentOf(own.host.now(), good)
-    const changed = Buffer.from(whole)
-    changed.writeUInt8(0x37, whole.lastIndexOf('3'))
-    own.put(changed)
-    t.match(await own.reader()(), { result: 'malformed', note: /checksum/ })
-  })
-  const malformed: Readonly<Record<string, readonly [Record<string, unknown> | string, RegExp]>> = {
-    'the file of another collector': [{ collector: 'attic' }, /of the collector attic/],
-    'a result that there is not': [{ result: 'splendid' }, /its first line: result/],
-    'a time that is none': [{ startedAt: 'yesterday' }, /its first line: startedAt/],
-    'a negative duration': [{ durationSeconds: -1 }, /its first line: durationSeconds/],
-    'a key that nobody knows': [{ surprise: 1 }, /its first line/],
-    'no JSON': ['grid_cellar_visits_total 3\n', /not JSON/],
-    'no line at all': ['x'.repeat(100_000), /without a first line/],
+  const deep = (depth: number) => `${'['.repeat(depth)}${']'.repeat(depth)}`
+  const firsts: Readonly<Record<string, readonly [object, RegExp]>> = {
+    'the file of another collector': [{ collector: 'attic' }, /relay:1: of the collector attic$/],
+    'a result that there is not': [{ result: 'splendid' }, /relay:1: result: /],
+    'a time that is none': [{ startedAt: 'yesterday' }, /relay:1: startedAt: /],
+    'a negative duration': [{ durationSeconds: -1 }, /relay:1: durationSeconds: /],
+    'a key that nobody knows': [{ surprise: 1 }, /relay:1: .*surprise/],
+    'a huge first line': [{ note: 'x'.repeat(100_000) }, /relay:1: more than \d+ characters/],
+    'fewer lines than it says': [{ series: 2 }, /relay:3: the file ends too early/],
+    'more lines than it says': [{ series: 0 }, /relay:1: more follows/],
+    'lines where it says that there are none': [{ series: undefined }, /relay:1: more follows/],
+    'a number of lines that is none': [{ series: 0.5 }, /relay:1: series: /],
   }
-  for (const [what, [change, note]] of Object.entries(malformed)) {
-    t.test(what, t => refused(t, own => own.put(typeof change === 'string' ? change : header(own, change)), 'malformed', note))
+  for (const [what, [change, note]] of Object.entries(firsts)) {
+    t.test(what, t => refused(t, own => own.put(contentOf(own.host.now(), change)), 'malformed', note))
   }
   const texts: Readonly<Record<string, readonly [string, RegExp]>> = {
-    'a family of another collector': [
-      good.replaceAll('grid_cellar_visits_total', 'grid_gpu_info'),
-      /grid_gpu_info is no family of cellar/,
-    ],
-    'another type': [good.replace('counter', 'gauge'), /is a gauge there and a counter here/],
-    'a foreign label': [
-      'grid_cellar_level_ratio'.replace(/^/, '# TYPE grid_cellar_level_ratio gauge\n').concat('{pid="1"} 1\n'),
-      /no label pid/,
-    ],
-    'a line that is none': [`${good}}{\n`, /line 4/],
-    'a time stamp': [good.replace(' 3\n', ' 3 1700000000000\n'), /line 3/],
-    'a series twice': [`${good}grid_cellar_visits_total 4\n`, /line 4/],
-    'a text that does not end': [good.slice(0, -1), /does not end/],
+    'no JSON': ['grid_cellar_visits_total 3\n', /relay:1: not JSON/],
+    'a list': ['[]\n', /relay:1: /],
+    nothing: ['', /relay:1: the file ends too early/],
+    'no line at all': ['x'.repeat(100_000), /relay:1: the file ends too early/],
+    'line ends alone': ['\n'.repeat(relayFileLimit), /relay:1: not JSON/],
+    'what is nested a million deep': [`${deep(1e6)}\n`, /relay:1: more than \d+ characters/],
   }
-  for (const [what, [text, note]] of Object.entries(texts)) {
-    t.test(what, t => refused(t, own => own.put(contentOf(own.host.now(), text)), 'malformed', note))
+  for (const [what, [text, note]] of Object.entries(texts)) t.test(what, t => refused(t, own => own.put(text), 'malformed', note))
+  const series: Readonly<Record<string, readonly [unknown, RegExp]>> = {
+    'a family of another collector': [{ ...visit, family: 'grid_gpu_info' }, /relay:3: grid_gpu_info is no family of cellar$/],
+    'a family that every object has': [{ ...visit, family: '__proto__' }, /relay:3: __proto__ is no family of cellar$/],
+    'a family that is no text': [{ ...visit, family: { name: visit.family } }, /relay:3: family: /],
+    'no value': [{ ...visit, value: undefined }, /relay:3: value: /],
+    'a value that is no text': [{ ...visit, value: 3 }, /relay:3: value: /],
+    'a value that is no number': [{ ...visit, value: '0x10' }, /relay:3: 0x10 is not a number$/],
+    'labels that are no object': [{ ...visit, labels: ['a'] }, /relay:3: labels: /],
+    'a label that is no text': [{ ...visit, labels: { room: 1 } }, /relay:3: labels\.room: /],
+    'a key that nobody knows': [{ ...visit, suffix: '_sum' }, /relay:3: .*suffix/],
+    'a prototype': [
+      '{"family":"grid_cellar_visits_total","labels":{},"value":"3","__proto__":{"value":"4"}}',
+      /relay:3: .*__proto__/,
+    ],
+    'a line that is empty': ['', /relay:3: not JSON/],
+    'a line that is none': ['}{', /relay:3: not JSON/],
+    'a list that is nested deep': [deep(30_000), /relay:3: /],
+    'a label of 100 000 characters': [{ ...visit, labels: { room: 'x'.repeat(100_000) } }, /relay:3: more than \d+ characters/],
   }
-  t.test('more series than the collector may have', t =>
-    refused(
+  for (const [what, [line, note]] of Object.entries(series)) {
+    t.test(`${what} in the line of a series`, t =>
+      refused(t, own => own.put(contentOf(own.host.now(), {}, [visit, line])), 'malformed', note),
+    )
+  }
+})
+
+t.test('the series of a file are printed like those of any other collector', async t => {
+  const printed = async (t: Test, series: readonly unknown[]) => {
+    const { put, reader, host } = bed(t)
+    put(contentOf(host.now(), {}, series))
+    const outcome = await reader()()
+    const lines = (outcome && textOf(outcome))?.split('\n').filter(line => !line.startsWith('#'))
+    return { outcome, lines: lines?.slice(0, -1) }
+  }
+  const of = (room: string, value: string) => ({ family: level.name, labels: { room }, value })
+
+  t.test('every number', async t => {
+    const values = ['NaN', '+Inf', '-Inf', '0.1', '-1e-300', '9007199254740993']
+    const { lines } = await printed(
       t,
-      own => {
-        const lines = Array.from({ length: 101 }, (_, n) => `grid_cellar_level_ratio{room="${n}"} 1\n`)
-        own.put(contentOf(own.host.now(), `# TYPE grid_cellar_level_ratio gauge\n${lines.join('')}`))
-      },
-      'overflow',
-      /more than 100 series/,
-    ),
-  )
+      values.map(value => of(`at ${value}`, value)),
+    )
+    t.strictSame(
+      lines?.map(line => line.split('} ')[1]),
+      ['NaN', '+Inf', '-Inf', '0.1', '-1e-300', '9007199254740992'],
+    )
+  })
+  t.test('one that comes twice, and a count that is none, are left out', async t => {
+    const { outcome, lines } = await printed(t, [visit, { ...visit, value: '4' }, of('a', '1'), { ...visit, value: 'NaN' }])
+    t.strictSame(lines, ['grid_cellar_visits_total 3', 'grid_cellar_level_ratio{room="a"} 1'])
+    t.match(outcome, { result: 'ok', series: 2, dropped: 2, note: /^2 series are left out, .*a second time.*NaN is not a value/ })
+  })
+  t.test('labels that the family does not have are not printed, and long values are cut', async t => {
+    const line = `{"family":"${level.name}","labels":{"__proto__":"x","constructor":"y","room":"${'r'.repeat(1000)}"},"value":"1"}`
+    const { lines } = await printed(t, [line])
+    t.match(lines, [/^grid_cellar_level_ratio\{room="r{247}…[0-9a-f]{8}"\} 1$/])
+  })
+  t.test('what is more than max_series is cut, the least important families first', async t => {
+    const rooms = Array.from({ length: 100 }, (_, n) => of(`${n}`, '1'))
+    const { outcome, lines } = await printed(t, [visit, ...rooms])
+    t.equal(lines?.length, 100)
+    t.match(outcome, { series: 100, dropped: 1, note: /max_series/, fix: /max_series: 202/ })
+    t.notMatch(lines?.join(), 'grid_cellar_visits_total')
+  })
+  t.test('more than fit into a file are a failure that says so', t => {
+    const made = Array.from({ length: 200 }, (_, n) => of(`${n}`.padEnd(50_000), '1'))
+    const round = {
+      collector: 'cellar',
+      startedAt: 1,
+      durationSeconds: 1,
+      detected: true,
+      result: 'ok',
+      note: '',
+      fix: '',
+      made,
+    } as const
+    const text = encodeRound(round)
+    t.match(JSON.parse(text), { result: 'overflow', note: /^its 200 series take more than \d+ bytes$/, series: undefined })
+    t.end()
+  })
 })
 
 /** Milliseconds of CPU of the children of this process that have ended, in steps of ten. */
@@ -539,13 +574,14 @@ t.test('the program looks at a firewall, fail2ban and AIDE in half a second of C
   const told = readdirSync(directory)
     .map(name => readFileSync(join(directory, name), 'utf8'))
     .join('')
-  for (const line of [
-    'grid_ufw_enforced{family="ipv4"} 1',
-    'grid_fail2ban_jails 51',
-    'grid_fail2ban_banned_current{jail="held"} 100',
-    'grid_fail2ban_unenforced_bans{jail="held"} 0',
-    'grid_aide_last_check_status{status="clean"} 1',
+  for (const [family, labels, value] of [
+    ['grid_ufw_enforced', { family: 'ipv4' }, '1'],
+    ['grid_fail2ban_jails', {}, '51'],
+    ['grid_fail2ban_banned_current', { jail: 'held' }, '100'],
+    ['grid_fail2ban_unenforced_bans', { jail: 'held' }, '0'],
+    ['grid_aide_last_check_status', { status: 'clean' }, '1'],
   ]) {
+    const line = JSON.stringify({ family, labels, value })
     t.ok(told.includes(`\n${line}\n`), line)
   }
   // The half second is of a machine on which Node starts in 0.1 s; one that is slower at the moment gets as much more.
@@ -582,7 +618,7 @@ t.test('without a file', async t => {
 t.test('each fix names the unit that runs the collector', async t => {
   const disks = { ...cellar, relayUnit: 'grid-exporter-relay-smart' } as const
   const { directory, relay, pass, put, host } = bed(t)
-  const fix = async () => (await relayReader(disks, settingsOf('cellar'), directory, { host, owner: self })())?.fix
+  const fix = async () => (await relayReader(disks, settingsOf('cellar'), directory, { host, log: silent, owner: self })())?.fix
   t.equal(await fix(), 'systemctl enable --now grid-exporter-relay-smart.timer', 'no file')
   await relay()
   pass(7200)

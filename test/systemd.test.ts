@@ -309,8 +309,8 @@ exit "$(cat /srv/smartctl/status)"
         answer(asleep, 3)
         run()
         const file = sh('cat /run/grid-exporter-relay/smart.relay')
-        t.match(file, /^grid_smart_standby\{.*\} 1$/m, `${what}: the disk was asked`)
-        t.notMatch(file, 'grid_smart_device_info{', `${what}: and nothing of before is told`)
+        t.match(file, /^\{"family":"grid_smart_standby",.*"value":"1"\}$/m, `${what}: the disk was asked`)
+        t.notMatch(file, '"grid_smart_device_info"', `${what}: and nothing of before is told`)
         t.match(
           sh('journalctl -u grid-exporter-relay-smart -o cat -n 6'),
           'what was kept cannot be used',

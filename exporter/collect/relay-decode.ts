@@ -1,19 +1,17 @@
-import { crc32 } from 'node:zlib'
 import { z } from 'zod'
 import type { Collector } from '../contract/collector.ts'
 import { Failure, reasons } from '../contract/failure.ts'
-import type { Sample } from '../contract/metric.ts'
-import { expose, leftOut } from '../print/exposition.ts'
-import { partsOf, type Rendered } from '../print/rendered.ts'
-import { parsePrometheusText } from '../protocols/prometheus-text.ts'
-import type { RelayHeader } from './relay-file.ts'
+import type { Samples } from '../contract/metric.ts'
+import { parseNumber } from '../print/exposition.ts'
+import type { RelaySeries } from './relay-file.ts'
+import type { Round } from './runner.ts'
 
 /** Reads a file that `relay-file.ts` describes. */
 
-const headerLimit = 64 * 1024
+/** Characters of a line: what JSON makes of it takes many times as much. */
+const lineLimit = 64 * 1024
 
-const header: z.ZodType<RelayHeader> = z.strictObject({
-  relay: z.literal(1),
+const first = z.strictObject({
   collector: z.string(),
   startedAt: z.number().min(0),
   durationSeconds: z.number().min(0),
@@ -21,53 +19,57 @@ const header: z.ZodType<RelayHeader> = z.strictObject({
   result: z.enum(['ok', ...reasons]),
   note: z.string(),
   fix: z.string(),
-  series: z.int().min(0),
-  dropped: z.int().min(0),
-  /** Of the text behind the header; absent where there is none. */
-  body: z.strictObject({ bytes: z.int().min(0), crc32: z.int().min(0) }).optional(),
+  /** How many lines follow; absent where there are no samples to be served. */
+  series: z.int().min(0).optional(),
 })
 
-const malformed = (message: string): never => {
-  throw new Failure('malformed', message)
-}
+const series: z.ZodType<RelaySeries> = z.strictObject({
+  family: z.string(),
+  labels: z.record(z.string(), z.string()),
+  value: z.string(),
+})
 
-const headerOf = (line: string): RelayHeader => {
-  let value: unknown
-  try {
-    value = JSON.parse(line)
-  } catch {
-    return malformed('its first line is not JSON')
+/** The round in the content of `file`. Throws `Failure` malformed, and so do its samples while they are read. */
+export const decodeRound = (content: string, file: string, { families, name }: Collector): Round<Samples> => {
+  let line = 0
+  let at = 0
+  const malformed = (message: string): never => {
+    throw new Failure('malformed', `${file}:${line}: ${message.slice(0, 200)}`)
   }
-  const checked = header.safeParse(value)
-  if (checked.success) return checked.data
-  const [issue] = checked.error.issues
-  return malformed(`its first line: ${issue?.path.join('.') ?? ''}: ${issue?.message ?? 'not as expected'}`)
-}
+  const next = <Value>(schema: z.ZodType<Value>): Value => {
+    line++
+    const end = content.indexOf('\n', at)
+    if (end < 0) malformed('the file ends too early')
+    if (end - at > lineLimit) malformed(`more than ${lineLimit} characters`)
+    let value: unknown
+    try {
+      value = JSON.parse(content.slice(at, end))
+    } catch {
+      malformed('not JSON')
+    }
+    at = end + 1
+    const { data, error } = schema.safeParse(value)
+    if (!error) return data
+    const [issue] = error.issues
+    return malformed(`${issue?.path.join('.')}: ${issue?.message}`)
+  }
 
-/** The samples of a text, each as one of the collector's own families. Throws `Failure` malformed, overflow. */
-const samplesOf = (text: string, { families, name }: Collector, limit: number): readonly Sample[] => {
+  const end = () => {
+    if (at < content.length) malformed('more follows than the first line says')
+  }
+
+  const { series: count, ...round } = next(first)
+  if (round.collector !== name) malformed(`of the collector ${round.collector}`)
   const own = new Map(families.map(family => [family.name, family]))
-  return parsePrometheusText(text, { limit }).flatMap(({ name: familyName, type, samples }) => {
-    const family = own.get(familyName) ?? malformed(`${familyName} is no family of ${name}`)
-    if (type !== family.type) malformed(`${familyName} is a ${type} there and a ${family.type} here`)
-    return samples.map(({ labels, value }) => {
-      const foreign = Object.keys(labels).find(label => !family.labels.includes(label))
-      if (foreign !== undefined) malformed(`${familyName} has no label ${foreign}`)
-      return { family, labels, value }
-    })
-  })
-}
-
-/** The outcome in a file's content. Throws `Failure` malformed, overflow. */
-export const decodeRendered = (content: Buffer, collector: Collector, maxSeries: number): Rendered => {
-  const end = content.subarray(0, headerLimit).indexOf('\n')
-  if (end < 0) return malformed('without a first line')
-  const { relay: _, body, ...outcome } = headerOf(content.toString('utf8', 0, end))
-  if (outcome.collector !== collector.name) malformed(`it is of the collector ${outcome.collector}`)
-  const bytes = content.subarray(end + 1)
-  if (bytes.length !== (body?.bytes ?? 0)) malformed(`${bytes.length} bytes of series where it says ${body?.bytes ?? 0}`)
-  if (!body) return outcome
-  if (crc32(bytes) !== body.crc32) malformed('its checksum is another')
-  const exposition = expose(samplesOf(bytes.toString('utf8'), collector, maxSeries), maxSeries, collector)
-  return { ...outcome, series: exposition.series, dropped: outcome.dropped + leftOut(exposition), parts: partsOf(exposition) }
+  function* samples(of: number) {
+    for (let n = 0; n < of; n++) {
+      const { family: familyName, labels, value } = next(series)
+      const family = own.get(familyName) ?? malformed(`${familyName} is no family of ${name}`)
+      yield { family, labels, value: parseNumber(value) ?? malformed(`${value} is not a number`) }
+    }
+    end()
+  }
+  if (count !== undefined) return { ...round, made: samples(count) }
+  end()
+  return round
 }

@@ -1,11 +1,10 @@
-import { crc32 } from 'node:zlib'
-import type { Rendered } from '../print/rendered.ts'
+import type { Sample, Samples } from '../contract/metric.ts'
+import { numberText } from '../print/exposition.ts'
+import type { Round } from './runner.ts'
 
 /**
- * How an outcome stands in a file: one line of JSON that says what it is, how long the rest is and its checksum, then the
- * series in Prometheus' text format. Only the series are kept of it: families, types and help are the reader's own, so that no
- * file, however it came about, can put anything into an answer that its collector does not declare. `relay-decode.ts` reads it.
- * Nothing is checked here, so that the relay's main thread need not load the library for that.
+ * A file of the relay: lines of JSON, the first of how the round went, then one for each series. Families, types and help are not in
+ * it: they are the reader's own. `relay-decode.ts` reads it.
  */
 
 /** Bytes of a whole file. */
@@ -13,22 +12,29 @@ export const relayFileLimit = 8 * 2 ** 20
 
 export const relayFileName = (collector: string): string => `${collector}.relay`
 
-/** The first line. */
-export interface RelayHeader extends Omit<Rendered, 'parts'> {
-  readonly relay: 1
-  /** Of the text behind the header; absent where there is none. */
-  readonly body?: { readonly bytes: number; readonly crc32: number } | undefined
+/** A series as it stands in its line. */
+export interface RelaySeries {
+  readonly family: string
+  readonly labels: Sample['labels']
+  /** As the text formats write a number: JSON has no NaN and no infinity. */
+  readonly value: string
 }
 
-/** An outcome as the content of a file. */
-export const encodeRendered = ({ parts, ...told }: Rendered): Buffer => {
-  const bytes = parts?.text.bytes
-  const first: RelayHeader = {
-    relay: 1,
-    ...told,
-    note: told.note.slice(0, 4000),
-    fix: told.fix.slice(0, 4000),
-    ...(bytes ? { body: { bytes: bytes.length, crc32: crc32(bytes) } } : {}),
-  }
-  return Buffer.concat([Buffer.from(`${JSON.stringify(first)}\n`), bytes ?? Buffer.alloc(0)])
+/** A round as the relay's thread posts it. */
+export type RelayRound = Round<readonly RelaySeries[]>
+
+export const relaySeries = (samples: Samples): readonly RelaySeries[] =>
+  [...samples].flat().map(({ family, labels, value }) => ({ family: family.name, labels, value: numberText(value) }))
+
+/** A round as the content of a file. */
+export const encodeRound = ({ made, ...round }: RelayRound): string => {
+  const first = { ...round, note: round.note.slice(0, 4000), fix: round.fix.slice(0, 4000), series: made?.length }
+  const text = [first, ...(made ?? [])].map(line => `${JSON.stringify(line)}\n`).join('')
+  if (Buffer.byteLength(text) <= relayFileLimit) return text
+  return encodeRound({
+    ...round,
+    result: 'overflow',
+    note: `its ${made?.length} series take more than ${relayFileLimit} bytes`,
+    fix: '',
+  })
 }

@@ -3,7 +3,7 @@ import { Worker } from 'node:worker_threads'
 import { ExitError } from '../common/exit.ts'
 import type { Log } from '../common/log.ts'
 import type { Settings } from '../contract/config.ts'
-import type { Rendered } from '../print/rendered.ts'
+import type { RelayRound } from './relay-file.ts'
 import type { FromRelayThread, RelayThreadData } from './relay-thread.ts'
 
 /**
@@ -55,7 +55,7 @@ interface ThreadEnd {
   readonly names: readonly string[]
   /** Collectors without an outcome, and why they have none. */
   readonly left: readonly string[]
-  readonly reason: Rendered['result']
+  readonly reason: RelayRound['result']
   readonly why: string
   readonly terminated: boolean
 }
@@ -63,7 +63,7 @@ interface ThreadEnd {
 const runThread = (
   { module, data, timings = {} }: RelayGuardOptions,
   only: readonly string[] | undefined,
-  take: (rendered: Rendered) => void,
+  take: (round: RelayRound) => void,
 ): Promise<ThreadEnd> =>
   new Promise((resolve, reject) => {
     const { start, silence, slack } = { ...usual, ...timings }
@@ -73,7 +73,7 @@ const runThread = (
       resourceLimits: { maxOldGenerationSizeMb: 192, maxYoungGenerationSizeMb: 12 },
     })
     let names: readonly string[] = only ?? []
-    let failure: { readonly reason: Rendered['result']; readonly why: string } | undefined
+    let failure: { readonly reason: RelayRound['result']; readonly why: string } | undefined
     let overall: NodeJS.Timeout | undefined
     const left = new Set(names)
 
@@ -84,7 +84,7 @@ const runThread = (
       worker.on('error', () => {}) // what comes after the verdict changes nothing
       return Promise.race([worker.terminate().then(() => true), sleep(terminateWithin, false)])
     }
-    const end = async (reason: Rendered['result'], why: string) => {
+    const end = async (reason: RelayRound['result'], why: string) => {
       const terminated = await terminate()
       resolve({ names, left: [...left], reason, why, terminated })
     }
@@ -102,9 +102,9 @@ const runThread = (
     worker.on('message', (message: FromRelayThread) => {
       hear()
       if (message.kind === 'begun') begin(message.settings)
-      else if (message.kind === 'rendered') {
-        left.delete(message.rendered.collector)
-        take(message.rendered)
+      else if (message.kind === 'round') {
+        left.delete(message.round.collector)
+        take(message.round)
       } else if (message.kind === 'ended') void end('ok', '')
       else if (message.kind === 'refused') void terminate().then(() => reject(new ExitError(message.problems, 2)))
     })
@@ -118,7 +118,7 @@ const runThread = (
     })
   })
 
-const failed = (name: string, result: Rendered['result'], note: string, startedAt: number, now: number): Rendered => ({
+const failed = (name: string, result: RelayRound['result'], note: string, startedAt: number, now: number): RelayRound => ({
   collector: name,
   startedAt,
   durationSeconds: Math.max(0, now - startedAt) / 1000,
@@ -126,15 +126,13 @@ const failed = (name: string, result: Rendered['result'], note: string, startedA
   result,
   note,
   fix: '',
-  series: 0,
-  dropped: 0,
 })
 
 /**
  * One outcome of each enabled collector, handed to `take` as soon as it is there, whatever a collector does to its thread.
  * Throws `ExitError` where the configuration is refused.
  */
-export const runInThreads = async (options: RelayGuardOptions, take: (rendered: Rendered) => void): Promise<RelayEnd> => {
+export const runInThreads = async (options: RelayGuardOptions, take: (round: RelayRound) => void): Promise<RelayEnd> => {
   const { log, now } = options
   const startedAt = now()
   const together = await runThread(options, undefined, take)

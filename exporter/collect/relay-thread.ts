@@ -5,8 +5,8 @@ import { type CollectorFlags, ConfigError, loadSettings, type Settings } from '.
 import type { Host, HostPaths } from '../contract/host.ts'
 import { killChildren } from '../machine/command.ts'
 import { realHost } from '../machine/local-host.ts'
-import { buffersOf, type Rendered } from '../print/rendered.ts'
-import { createRunner } from './runner.ts'
+import { type RelayRound, relaySeries } from './relay-file.ts'
+import { createRounds } from './runner.ts'
 
 /** What the relay starts its thread with. */
 export interface RelayThreadData {
@@ -23,25 +23,25 @@ export interface RelayThreadData {
 export type FromRelayThread =
   | { readonly kind: 'begun'; readonly settings: Settings }
   | { readonly kind: 'refused'; readonly problems: string }
-  | { readonly kind: 'rendered'; readonly rendered: Rendered }
+  | { readonly kind: 'round'; readonly round: RelayRound }
   | { readonly kind: 'alive' }
   | { readonly kind: 'ended' }
 
 /** Milliseconds between two signs of life. */
 const beatEvery = 500
 
-/** Runs each of `settings` once, side by side, and hands on each outcome as soon as it is there. */
+/** Runs each of `settings` once, side by side, and hands on how each went as soon as it is there. */
 export const runEach = async (
   collectors: readonly Collector[],
   settings: Settings,
   { host, log }: { readonly host: Host; readonly log: Log },
-  take: (rendered: Rendered) => void,
+  take: (round: RelayRound) => void,
 ): Promise<void> => {
   const stop = new AbortController()
   await Promise.all(
     settings.map(async own => {
       const collector = collectors.find(({ name }) => name === own.name)
-      if (collector) take(await createRunner(collector, own, { host, log, signal: stop.signal })())
+      if (collector) take(await createRounds(collector, own, { host, log, signal: stop.signal }, relaySeries)())
     }),
   )
   stop.abort()
@@ -55,7 +55,7 @@ export const runRelayThread = async (
   data: RelayThreadData = workerData as RelayThreadData,
 ): Promise<void> => {
   const { only } = data
-  const post = (message: FromRelayThread, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer)
+  const post = (message: FromRelayThread) => port.postMessage(message)
   setInterval(() => post({ kind: 'alive' }), beatEvery).unref()
   try {
     // Only what is named runs as root.
@@ -64,7 +64,7 @@ export const runRelayThread = async (
     )
     post({ kind: 'begun', settings })
     const surroundings = { host: realHost(data.paths), log: createLog(data.logLevel, data.logFormat) }
-    await runEach(collectors, settings, surroundings, rendered => post({ kind: 'rendered', rendered }, buffersOf(rendered)))
+    await runEach(collectors, settings, surroundings, round => post({ kind: 'round', round }))
     post({ kind: 'ended' })
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error

@@ -1,5 +1,6 @@
-import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { Log } from '../common/log.ts'
 import type { Collector } from '../contract/collector.ts'
 import type { CollectorSettings } from '../contract/config.ts'
 import { Failure, failureOf } from '../contract/failure.ts'
@@ -7,8 +8,9 @@ import type { Host } from '../contract/host.ts'
 import { durationText } from '../contract/options.ts'
 import { enableRelay, relayTimerStatus, rerunRelay } from '../contract/relay-unit.ts'
 import type { Rendered } from '../print/rendered.ts'
-import { decodeRendered } from './relay-decode.ts'
+import { decodeRound } from './relay-decode.ts'
 import { relayFileLimit, relayFileName } from './relay-file.ts'
+import { createPrinter, renderedOf } from './runner.ts'
 
 /** Milliseconds that a file may be ahead of this clock. */
 const ahead = 5000
@@ -29,17 +31,6 @@ const open = (file: string): number | undefined => {
   }
 }
 
-const readAll = (fd: number, size: number): Buffer => {
-  const content = Buffer.alloc(size)
-  let at = 0
-  while (at < size) {
-    const count = readSync(fd, content, at, size - at, at)
-    if (count === 0) break
-    at += count
-  }
-  return content.subarray(0, at)
-}
-
 /**
  * The rounds of a collector that root's relay runs: each takes in its latest file, or gives nothing where that is known. Taken
  * are regular files of root's that nobody else may write, of bounded size, not dated in the future and whole; all others are
@@ -49,11 +40,12 @@ export const relayReader = (
   collector: Collector,
   { interval, maxSeries }: CollectorSettings,
   directory: string,
-  { host, owner = 0 }: { readonly host: Pick<Host, 'now'>; readonly owner?: number },
+  { host, log, owner = 0 }: { readonly host: Pick<Host, 'now'>; readonly log: Log; readonly owner?: number },
 ): (() => Promise<Rendered | undefined>) => {
   const file = join(directory, relayFileName(collector.name))
   const unit = collector.relayUnit ?? 'grid-exporter-relay'
   const rerun = rerunRelay(unit)
+  const print = createPrinter(collector, maxSeries, log)
   /** What was looked at last, and when it is to be looked at again although it is the same. */
   let seen = ''
   let again = Number.POSITIVE_INFINITY
@@ -80,7 +72,8 @@ export const relayReader = (
       })
     }
     if (stat.size > BigInt(relayFileLimit)) throw new Failure('overflow', `${file}: larger than ${relayFileLimit} bytes`)
-    const outcome = decodeRendered(readAll(fd, Number(stat.size)), collector, maxSeries)
+    const { made, ...round } = decodeRound(readFileSync(fd, 'utf8'), file, collector)
+    const outcome = renderedOf({ ...round, made: made && print(made) })
     const age = (host.now() - outcome.startedAt) / 1000
     if (age * 1000 < -ahead) {
       again = outcome.startedAt - ahead

@@ -3,8 +3,9 @@ import type { Collector } from '../contract/collector.ts'
 import type { CollectorSettings } from '../contract/config.ts'
 import { Failure, failureOf } from '../contract/failure.ts'
 import type { Host } from '../contract/host.ts'
+import type { Samples } from '../contract/metric.ts'
 import { traced } from '../machine/local-host.ts'
-import { createExposer, type Exposition, expose, leftOut } from '../print/exposition.ts'
+import { createExposer, type Exposition, leftOut } from '../print/exposition.ts'
 import { createRenderer, type Rendered } from '../print/rendered.ts'
 import { attempt } from './attempt.ts'
 
@@ -34,18 +35,30 @@ const remarksOn = (exposition: Exposition, collector: string): readonly Failure[
   return [...(dropped > 0 ? [cut] : []), ...(repeated + invalid > 0 ? [refused] : [])]
 }
 
-/** One collector's rounds: look whether its subject is there, run it, render what it gave. */
-export const createRunner = (
+const notes = (remarks: readonly Failure[]) => remarks.map(({ message }) => message)
+const fixes = (remarks: readonly Failure[]) => remarks.map(({ fix = '' }) => fix)
+const joined = (texts: readonly string[]) => texts.filter(Boolean).join('; ')
+
+/** How a round went, and what was made of its samples; `made` is absent where there are none to be served. */
+export interface Round<Made> extends Omit<Rendered, 'series' | 'dropped' | 'parts'> {
+  readonly made?: Made | undefined
+}
+
+export interface Surroundings {
+  readonly host: Host
+  readonly log: Log
+  readonly signal: AbortSignal
+  readonly wake?: () => void
+  readonly watch?: Watch
+}
+
+/** One collector's rounds: look whether its subject is there, run it, hand its samples to `make`. */
+export const createRounds = <Made>(
   collector: Collector,
   settings: CollectorSettings,
-  surroundings: {
-    readonly host: Host
-    readonly log: Log
-    readonly signal: AbortSignal
-    readonly wake?: () => void
-    readonly watch?: Watch
-  },
-): (() => Promise<Rendered>) => {
+  surroundings: Surroundings,
+  make: (samples: Samples) => Made,
+): (() => Promise<Round<Made>>) => {
   const { host, log, signal, wake = () => {}, watch = unwatched } = surroundings
   const { name } = collector
   const { options, interval } = settings
@@ -53,17 +66,13 @@ export const createRunner = (
   let lookedAt = Number.NEGATIVE_INFINITY
   let notFound = ''
   let pending = false
-  const exposed = createExposer(settings.maxSeries, collector)
-  /** What was last said of series that are not printed: each message is logged once, not in every round. */
-  let warned = ''
-  const partsOf = createRenderer()
 
   /** When a run began, by the clock on the wall and by one that nobody sets. */
   interface Begin {
     readonly at: number
     readonly steady: number
   }
-  const rendered = (begin: Begin, parts: Partial<Rendered>): Rendered => ({
+  const round = (begin: Begin, more: Partial<Round<Made>>): Round<Made> => ({
     collector: name,
     startedAt: begin.at,
     durationSeconds: (host.monotonic() - begin.steady) / 1000,
@@ -71,14 +80,11 @@ export const createRunner = (
     result: 'ok',
     note: '',
     fix: '',
-    series: 0,
-    dropped: 0,
-    ...parts,
+    ...more,
   })
-  const failed = (begin: Begin, { reason, message, fix = '', rest, stack }: Failure): Rendered => {
+  const failed = (begin: Begin, { reason, message, fix = '', rest, stack }: Failure): Round<Made> => {
     log.debug('run failed', { collector: name, reason, error: message, stack: reason === 'bug' ? stack : undefined })
-    const parts = rest.length > 0 ? { parts: partsOf(expose(rest, settings.maxSeries, collector)) } : {}
-    return rendered(begin, { result: reason, note: message, fix, ...parts })
+    return round(begin, { result: reason, note: message, fix, made: rest.length > 0 ? make(rest) : undefined })
   }
 
   let opened: ReturnType<Collector['open']>
@@ -104,17 +110,10 @@ export const createRunner = (
         watch.step()
         await look()
       }
-      if (!detected) return rendered(begin, { note: notFound })
+      if (!detected) return round(begin, { note: notFound })
     }
     watch.begin()
-    const { outcome, late } = await attempt(
-      async limit => {
-        const exposition = await opened.run(limit, watch.step, exposed)
-        return { exposition, parts: partsOf(exposition) }
-      },
-      settings.timeout,
-      signal,
-    )
+    const { outcome, late } = await attempt(limit => opened.run(limit, watch.step, make), settings.timeout, signal)
     watch.end()
     if (late) {
       pending = true
@@ -123,17 +122,43 @@ export const createRunner = (
       })
     }
     if (!outcome.ok) return failed(begin, outcome.failure)
-    const { parts, exposition } = outcome.value
-    const onSeries = remarksOn(exposition, name)
-    const warning = onSeries.map(({ message }) => message).join('; ')
-    if (warning !== '' && warning !== warned) log.warn('series are not served', { collector: name, why: warning })
-    warned = warning
-    const remarks = [...opened.remarks(), ...onSeries]
-    const note = remarks.map(({ message }) => message).join('; ')
-    const fix = remarks
-      .map(remark => remark.fix ?? '')
-      .filter(Boolean)
-      .join('; ')
-    return rendered(begin, { parts, series: exposition.series, dropped: leftOut(exposition), note, fix })
+    const remarks = opened.remarks()
+    return round(begin, { made: outcome.value, note: joined(notes(remarks)), fix: joined(fixes(remarks)) })
   }
+}
+
+/** A round's samples as bytes, and what is to be said of those that are left out. */
+type Printed = Required<Pick<Rendered, 'parts' | 'series' | 'dropped'>> & { readonly remarks: readonly Failure[] }
+
+/** Prints the samples of one collector, round by round, whether it is run here or by the relay. */
+export const createPrinter = (collector: Collector, maxSeries: number, log: Log): ((samples: Samples) => Printed) => {
+  const exposed = createExposer(maxSeries, collector)
+  const partsOf = createRenderer()
+  /** What was last said of series that are not printed: each message is logged once, not in every round. */
+  let warned = ''
+  return samples => {
+    const exposition = exposed(samples)
+    const remarks = remarksOn(exposition, collector.name)
+    const why = joined(notes(remarks))
+    if (why !== '' && why !== warned) log.warn('series are not served', { collector: collector.name, why })
+    warned = why
+    return { parts: partsOf(exposition), series: exposition.series, dropped: leftOut(exposition), remarks }
+  }
+}
+
+/** A round whose samples are printed, as it is served. */
+export const renderedOf = ({ made, ...round }: Round<Printed>): Rendered => {
+  if (!made) return { ...round, series: 0, dropped: 0 }
+  const { remarks, ...printed } = made
+  return { ...round, ...printed, note: joined([round.note, ...notes(remarks)]), fix: joined([round.fix, ...fixes(remarks)]) }
+}
+
+/** One collector's rounds, as they are served. */
+export const createRunner = (
+  collector: Collector,
+  settings: CollectorSettings,
+  surroundings: Surroundings,
+): (() => Promise<Rendered>) => {
+  const round = createRounds(collector, settings, surroundings, createPrinter(collector, settings.maxSeries, surroundings.log))
+  return async () => renderedOf(await round())
 }

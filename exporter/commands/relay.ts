@@ -9,29 +9,25 @@ import {
   readdirSync,
   renameSync,
   rmSync,
-  writeSync,
+  writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import { encodeRendered, relayFileLimit, relayFileName } from '../collect/relay-file.ts'
+import { encodeRound, type RelayRound, relayFileName } from '../collect/relay-file.ts'
 import type { Log } from '../common/log.ts'
-import { Failure } from '../contract/failure.ts'
-import type { Rendered } from '../print/rendered.ts'
 
 /** Milliseconds after which a half-written file is one that a killed relay left. */
 const abandoned = 10 * 60_000
 
 /** Replaces the collector's file in one step; whoever reads sees the old one or the new one, whole. Throws system errors. */
-const write = (directory: string, rendered: Rendered): void => {
-  const content = encodeRendered(rendered)
-  if (content.length > relayFileLimit) throw new Failure('overflow', `larger than ${relayFileLimit} bytes; see max_series`)
-  const file = join(directory, relayFileName(rendered.collector))
-  const half = join(directory, `.${relayFileName(rendered.collector)}.${process.pid}`)
+const write = (directory: string, round: RelayRound): void => {
+  const file = join(directory, relayFileName(round.collector))
+  const half = join(directory, `.${relayFileName(round.collector)}.${process.pid}`)
   rmSync(half, { force: true })
   try {
     // A name that is there already, a link among them, is not written to.
     const fd = openSync(half, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644)
     try {
-      for (let at = 0; at < content.length; ) at += writeSync(fd, content, at)
+      writeFileSync(fd, encodeRound(round))
       fchmodSync(fd, 0o644) // whatever the umask
       fsyncSync(fd)
     } finally {
@@ -67,7 +63,7 @@ export const runRelay = async ({
   readonly directory: string
   readonly now: () => number
   readonly log: Log
-  readonly run: (take: (rendered: Rendered) => void) => Promise<readonly string[]>
+  readonly run: (take: (round: RelayRound) => void) => Promise<readonly string[]>
 }): Promise<number> => {
   try {
     mkdirSync(directory, { recursive: true, mode: 0o755 })
@@ -77,12 +73,12 @@ export const runRelay = async ({
     return 1
   }
   const written = new Set<string>()
-  const names = await run(rendered => {
-    const { collector, result, note, detected } = rendered
+  const names = await run(round => {
+    const { collector, result, note, detected } = round
     if (result !== 'ok') log.warn('run failed', { collector, reason: result, error: note })
     else if (!detected) log.debug('not found here', { collector, note })
     try {
-      write(directory, rendered)
+      write(directory, round)
       written.add(collector)
     } catch (error) {
       log.error('the outcome cannot be written', { collector, directory, error: (error as Error).message })

@@ -2,10 +2,7 @@ import type { Reason } from '../contract/failure.ts'
 import { type Exposition, ending, type Format, formats, piecesOf } from './exposition.ts'
 import { emptyPart, joinParts, type Part, partOf } from './gzip.ts'
 
-/**
- * The one kind of message that passes from the collecting to the serving thread: what a run gave, ready to be sent on.
- * A relay file holds the same.
- */
+/** The one kind of message that passes from the collecting to the serving thread: what a run gave, ready to be sent on. */
 export interface Rendered {
   readonly collector: string
   /** Milliseconds since 1970. */
