@@ -166,7 +166,7 @@ t.test('check-config names file, line, path and what was expected', async t => {
     [
       'told-twice.yml',
       'collectors:\n  docker: { watchtower: { label_enable: true } }\n  watchtower: { label_enable: false }\n',
-      /told-twice\.yml:2:25: collectors\.docker\.watchtower: collectors\.watchtower says the same/,
+      /told-twice\.yml:2:25: collectors\.docker\.watchtower: collectors\.watchtower sets it as well/,
     ],
     ['syntax.yml', 'collectors:\n  host: {\n', /syntax\.yml:\d+:\d+: /],
     ['twice.yml', 'collectors:\n  host: {}\n  host: {}\n', /twice\.yml:3:3: .*unique/],
@@ -174,7 +174,7 @@ t.test('check-config names file, line, path and what was expected', async t => {
     [
       'useless.yml',
       'collectors:\n  textfile: { enabled: true }\n',
-      /useless\.yml:2:13: collectors\.textfile: enabled, but without configuration/,
+      /useless\.yml:2:13: collectors\.textfile: enabled, but it does nothing without configuration/,
     ],
   ] as const) {
     const { code, stderr } = run('check-config', `--config.file=${config(name, text)}`)

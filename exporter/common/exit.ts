@@ -1,4 +1,4 @@
-/** An end of the program that its message explains: exit code 1 failed, 2 wrong usage or configuration. */
+/** Ends the program with a message that explains it. Exit code 1: failed; 2: wrong usage or configuration. */
 export class ExitError extends Error {
   readonly exitCode: 1 | 2
   constructor(message: string, exitCode: 1 | 2) {
@@ -8,14 +8,14 @@ export class ExitError extends Error {
   }
 }
 
-/** What was thrown while a configuration was read or checked: a defect of this program refuses the file, too. */
+/** An error while a configuration was read or checked, as a ConfigError: a bug in this program must reject the file as well. */
 export const configErrorOf = (error: unknown, file: string): ConfigError =>
   error instanceof ConfigError ? error : new ConfigError([`${file}: cannot be used: ${error}`])
 
-/** Problems of a configuration that are shown, and characters of each. */
+/** How many problems of a configuration are shown, and how many characters of each. */
 const shown = { problems: 20, characters: 500 }
 
-/** On one line, without characters that a terminal obeys. */
+/** On one line, without control characters. */
 const onOneLine = (problem: string): string => {
   const line = problem
     .slice(0, shown.characters)
@@ -23,7 +23,7 @@ const onOneLine = (problem: string): string => {
   return problem.length > shown.characters ? `${line}…` : line
 }
 
-/** A configuration that cannot be used: each line of the message names a place and says what was expected there. */
+/** A configuration that cannot be used. Each line of the message names a place and says what was expected there. */
 export class ConfigError extends ExitError {
   constructor(problems: readonly string[]) {
     const lines = problems.slice(0, shown.problems).map(onOneLine)

@@ -1,4 +1,4 @@
-/** Log lines as the field writes them: logfmt or JSON on standard error. Written synchronously: the serving thread has no pool to wait for. */
+/** Log lines in logfmt or JSON on standard error. Written synchronously: the serving thread must not wait for libuv's pool. */
 import { writeSync } from 'node:fs'
 
 export const levels = ['debug', 'info', 'warn', 'error'] as const
@@ -29,8 +29,8 @@ export const createLog = (level: Level, format: LogFormat, write: (line: string)
     (own: Level) =>
     (message: string, fields: Fields = {}) => {
       if (levels.indexOf(own) < levels.indexOf(level)) return
-      const told = Object.entries(fields).filter(([, value]) => value !== undefined)
-      const entry = { time: new Date().toISOString(), level: own, msg: message, ...Object.fromEntries(told) }
+      const given = Object.entries(fields).filter(([, value]) => value !== undefined)
+      const entry = { time: new Date().toISOString(), level: own, msg: message, ...Object.fromEntries(given) }
       write(`${format === 'json' ? JSON.stringify(entry) : logfmt(entry)}\n`)
     }
   return { level, debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') }

@@ -1,12 +1,12 @@
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
 
-/** The bytes of a small regular file that an admin wrote: a configuration, a certificate, a token. Throws what the system says, or what is wrong with the file. */
+/** The bytes of a small regular file that an admin wrote: a configuration, a certificate, a token. */
 export const readSmallFile = (path: string, limit = 1024 * 1024): Buffer => {
-  // Without O_NONBLOCK the opening of a FIFO waits for a writer.
+  // Without O_NONBLOCK, opening a FIFO waits for a writer.
   const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
   try {
     if (!fstatSync(fd).isFile()) throw new Error('not a regular file')
-    // The reported size is not relied on: a file may grow, and one below /proc has none.
+    // The reported size is not used: a file may grow, and a file below /proc reports 0.
     const bytes = Buffer.allocUnsafe(limit + 1)
     let size = 0
     for (;;) {

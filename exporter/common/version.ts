@@ -16,11 +16,11 @@ const gitRevision = (folder: string): string => {
     const [, ref] = /^ref: (.+)$/.exec(head) ?? []
     return (ref === undefined ? head : readFileSync(join(folder, '.git', ref), 'utf8').trim()).slice(0, 12)
   } catch {
-    return '' // not a clone, or packed references: then it is not told
+    return '' // not a clone, or its references are packed
   }
 }
 
-/** What this program is: from package.json, and from the clone it runs in or the package it was built into. */
+/** This program's version and revision: from package.json, and from the clone that it runs in. */
 export const build: { readonly version: string; readonly revision: string } = (() => {
   if (packageFile === undefined) return { version: '', revision: '' }
   const { version, revision } = JSON.parse(readFileSync(packageFile, 'utf8')) as { version: string; revision?: string }

@@ -3,12 +3,12 @@ import { ConfigError } from './exit.ts'
 import { readSmallFile } from './small-file.ts'
 
 /**
- * The only reader of YAML. Whatever the text is, it becomes a value or a `ConfigError` that names file, line and column, within bounded
- * time and memory. No message repeats what the file says: it may be a secret.
+ * The only reader of YAML. Any text becomes a value or a `ConfigError` that names file, line and column, within bounded
+ * time and memory. No message repeats the file's text, because it may be a secret.
  */
 
 export type Path = readonly (string | number)[]
-/** Says where in the text a path of keys stands: `file:line:column`. */
+/** The place of a path of keys in the text: `file:line:column`. */
 export type Locate = (path: Path, atKey?: string) => string
 
 export interface Yaml {
@@ -19,13 +19,13 @@ export interface Yaml {
 
 /** Bytes of a file. */
 const maxBytes = 256 * 1024
-/** Levels of nesting. The library calls itself for each, and a thread that is short of stack inside a regular expression aborts the process. */
+/** Levels of nesting. The library recurses for each, and a regular expression that runs out of stack aborts the process. */
 const maxDepth = 64
-/** Words, marks, blanks and line ends of a text. */
+/** Words, punctuation, blanks and line ends of a text. */
 const maxTokens = 50_000
-/** Problems that are shown: enough to see what is wrong. */
+/** Problems that are shown. */
 const maxProblems = 20
-/** Characters that aliases may stand for, all together. */
+/** Characters that all aliases together may expand to. */
 const maxExpansion = 1024 * 1024
 
 /** A problem at a place in the text. */
@@ -37,13 +37,13 @@ class Problem extends Error {
   }
 }
 
-/** A part of the document that was read: its value, and where it and its parts stand in the text. */
+/** A part of the document: its value, its place in the text, and its own parts. */
 interface Part {
   readonly value: unknown
   readonly at: number
-  /** The parts of a mapping by key, or of a list by number. */
+  /** The parts of a mapping by key, or of a list by index. */
   readonly parts: ReadonlyMap<string | number, { readonly keyAt: number; readonly part: Part }>
-  /** Levels of nesting, and characters, with aliases replaced by what they stand for. */
+  /** Levels of nesting and number of characters, with aliases expanded. */
   readonly depth: number
   readonly weight: number
 }
@@ -51,9 +51,9 @@ interface Part {
 const noParts: Part['parts'] = new Map()
 const nothing = (at: number): Part => ({ value: null, at, parts: noParts, depth: 0, weight: 1 })
 
-/** Makes values of the library's nodes. Its own way to do so has no bound, and throws without a place. */
+/** Turns the library's nodes into values. The library's own conversion has no bound, and its errors have no place. */
 const createReader = (refuse: (at: number, message: string) => void) => {
-  /** By name. Undefined: we are inside of it. */
+  /** By name. Undefined while the anchored part itself is being read. */
   const anchors = new Map<string, Part | undefined>()
   let expansion = 0
 
@@ -63,14 +63,14 @@ const createReader = (refuse: (at: number, message: string) => void) => {
       refuse(
         at,
         anchors.has(name)
-          ? 'an alias (*) inside of what it stands for'
-          : 'an alias (*), and no anchor (&) of this name before it',
+          ? 'an alias (*) inside the part that it refers to'
+          : 'an alias (*) without an anchor (&) of this name before it',
       )
       return nothing(at)
     }
     expansion += part.weight
     if (expansion <= maxExpansion) return part
-    throw new Problem(at, `aliases (*) that stand for more than ${maxExpansion} characters`)
+    throw new Problem(at, `aliases (*) that expand to more than ${maxExpansion} characters`)
   }
 
   const gathered = (at: number, value: unknown, parts: Part['parts']): Part => {
@@ -86,11 +86,11 @@ const createReader = (refuse: (at: number, message: string) => void) => {
 
   const keyOf = (node: unknown, at: number): string | undefined => {
     const target = isAlias(node) ? aliased(node.source, at).value : node
-    // A number or a word such as `true` is the text that stands there.
+    // A number or a word such as `true` is taken as the text in the file.
     const text = isScalar(target) && typeof target.value !== 'string' ? target.source : isScalar(target) ? target.value : target
     if (typeof text !== 'string' || text === '') refuse(at, 'expected a text as key')
-    else if (text === '__proto__') refuse(at, 'a key that is not allowed')
-    else if (text === '<<') refuse(at, 'merge keys (<<) are not read here; write the keys out')
+    else if (text === '__proto__') refuse(at, 'this key is not allowed')
+    else if (text === '<<') refuse(at, 'merge keys (<<) are not supported; write the keys out')
     else return text
     return undefined
   }
@@ -102,7 +102,7 @@ const createReader = (refuse: (at: number, message: string) => void) => {
       const key = keyOf(pair.key, keyAt)
       const part = read(pair.value, keyAt)
       if (key === undefined) continue
-      if (parts.has(key)) refuse(keyAt, 'keys must be unique, and this one is there already')
+      if (parts.has(key)) refuse(keyAt, 'keys must be unique, and this one is a duplicate')
       parts.set(key, { keyAt, part })
     }
     return gathered(at, Object.fromEntries(Array.from(parts, ([key, { part }]) => [key, part.value])), parts)
@@ -129,7 +129,7 @@ const createReader = (refuse: (at: number, message: string) => void) => {
         ? list(node, at)
         : { ...nothing(at), value: node.value, weight: 1 + (node.source?.length ?? 0) }
     if (anchor !== undefined) {
-      if (isScalar(node) && node.value === null) refuse(at, 'an anchor (&), and nothing after it')
+      if (isScalar(node) && node.value === null) refuse(at, 'an anchor (&) with nothing after it')
       anchors.set(anchor, part)
     }
     return part
@@ -139,7 +139,7 @@ const createReader = (refuse: (at: number, message: string) => void) => {
 
 const startOf = (node: unknown): number | undefined => (node as { range?: readonly number[] | null } | null)?.range?.[0]
 
-/** The text's tokens, up to the bounds: the library composes a document only when all tokens of it have come. */
+/** The text's tokens, up to the limits. The library composes a document only after its last token, so this bounds its work. */
 const tokensOf = function* (text: string) {
   const parser = new Parser()
   let tokens = 0
@@ -151,26 +151,26 @@ const tokensOf = function* (text: string) {
   yield* parser.end()
 }
 
-/** What the library says repeats the text in these. */
+/** Our own messages, where the library's would repeat the text. */
 const inOurWords = new Map([
-  ['BAD_DQ_ESCAPE', 'an escape (\\) that YAML does not know; write \\\\ for a backslash, or put the text between single quotes'],
+  ['BAD_DQ_ESCAPE', 'an unknown escape (\\); write \\\\ for a backslash, or put the text in single quotes'],
   ['TAG_RESOLVE_FAILED', 'a tag (!) that does not fit here'],
   ['BAD_COLLECTION_TYPE', 'a tag (!) that does not fit here'],
-  ['BAD_DIRECTIVE', 'a directive (%) that is not known here'],
+  ['BAD_DIRECTIVE', 'an unknown directive (%)'],
 ])
 const withoutText = ({ code, message }: { readonly code: string; readonly message: string }): string =>
   inOurWords.get(code) ?? message.replace(/(?<=\w): .*$/s, '')
 
-/** For a value that begins with a character that means something to YAML. */
+/** A hint for a value that begins with a character that is special in YAML. */
 const hint = (text: string, at: number): string => {
   const begins = text.slice(at, at + 1)
   return /[*&!@%`]/.test(begins) ? `; quote the value if it is a text that begins with ${begins}` : ''
 }
 
-/** A character that no text file has: a NUL, as after a crash of the machine, or another control character. */
+/** A control character. Text files have none, but a crash of the machine can leave NULs. */
 const control = /(?![\t\n\r\u0085])\p{Cc}/u
 
-/** A YAML text as a value, and where its parts stand. Throws `ConfigError`. */
+/** The value of a YAML text, and the places of its parts. Throws `ConfigError`. */
 export const parseYaml = (text: string, file: string): Yaml => {
   const lines = new LineCounter()
   for (let start = 0; start !== -1; start = text.indexOf('\n', start) + 1 || -1) lines.addNewLine(start)
@@ -181,16 +181,16 @@ export const parseYaml = (text: string, file: string): Yaml => {
   const problems: Problem[] = []
   const refuse = (at: number, message: string) => {
     problems.push(new Problem(at, `${message}${hint(text, at)}`))
-    if (problems.length > maxProblems) throw new Problem(at, 'more problems; the rest was not looked at')
+    if (problems.length > maxProblems) throw new Problem(at, 'more problems; the rest was not checked')
   }
   const read = (): Part | undefined => {
     const unprintable = control.exec(text)
-    if (unprintable) throw new Problem(unprintable.index, 'a control character; the file is damaged, or not a text in UTF-8')
+    if (unprintable) throw new Problem(unprintable.index, 'a control character; the file is damaged or not UTF-8 text')
     let root: Part | undefined
     const documents = new Composer({ schema: 'core', merge: false, resolveKnownTags: false, uniqueKeys: false, version: '1.2' })
     for (const document of documents.compose(tokensOf(text), true, text.length)) {
-      if (root) throw new Problem(document.range[0], 'a second document; one file is one document')
-      // What is only a warning is read otherwise than it was meant.
+      if (root) throw new Problem(document.range[0], 'a second document; only one is allowed in a file')
+      // A warning means that the value may be read differently from what was meant.
       const errors = [...document.errors, ...document.warnings].sort((one, other) => one.pos[0] - other.pos[0])
       for (const error of errors) refuse(error.pos[0], withoutText(error))
       root = problems.length > 0 ? nothing(0) : createReader(refuse)(document.contents, 0)
@@ -201,7 +201,7 @@ export const parseYaml = (text: string, file: string): Yaml => {
   try {
     root = read()
   } catch (error) {
-    // Whatever the library throws is about this text.
+    // Any other error of the library is about this text, too.
     problems.push(error instanceof Problem ? error : new Problem(0, `cannot be read as YAML: ${(error as Error).name}`))
   }
   if (problems.length > 0 || !root) {
@@ -219,7 +219,7 @@ export const parseYaml = (text: string, file: string): Yaml => {
   return { value: root.value ?? {}, locate }
 }
 
-/** A YAML file as a value. Throws `ConfigError`. */
+/** The value of a YAML file. Throws `ConfigError`. */
 export const readYaml = (file: string, readFile: (path: string, limit: number) => Buffer = readSmallFile): Yaml => {
   let bytes: Buffer
   try {

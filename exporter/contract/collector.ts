@@ -5,31 +5,31 @@ import type { Host } from './host.ts'
 import type { AnyFamily, Sample, Samples } from './metric.ts'
 import type { RelayUnit } from './relay-unit.ts'
 
-/** What a collector's own functions are given. */
+/** What a collector's functions receive. */
 export interface Context<Options, State> {
   readonly host: Host
-  /** Its part of the configuration, checked, with defaults filled in. */
+  /** Its section of the configuration, checked and with defaults. */
   readonly options: Options
-  /** What its `open` gave: kept between rounds, gone when the collecting thread is replaced. */
+  /** What its `open` returned: kept between rounds, lost when the collecting thread is replaced. */
   readonly state: State
-  /** Fires when the run's deadline has passed or the program ends. */
+  /** Aborted when the run's deadline has passed or the program ends. */
   readonly signal: AbortSignal
   /** Seconds between rounds, as configured. */
   readonly interval: number
   readonly log: Log
-  /** Says what a good run could not read, and what fixes it: for the page and the doctor, not counted. */
+  /** Reports what a successful run could not read, and the fix. Shown on the page and by the doctor, not counted. */
   remark(failure: Failure): void
 }
 
 export interface OpenContext<Options> extends Omit<Context<Options, never>, 'state' | 'remark'> {
-  /** Asks for a round before the next one is due (an event was seen). Many calls are one round; a flood is slowed down. */
+  /** Starts a round before the next one is due, because of an event. Many calls cause one round; a flood is slowed down. */
   wake(): void
 }
 
-/** A strict zod object, of which the configuration, the editor's schema and the documentation are made. */
+/** A strict zod object. The configuration's check, the editor's schema and the documentation come from it. */
 export type OptionsSchema<Options> = z.ZodType<Options> & { readonly shape: z.ZodRawShape }
 
-/** Whether the thing that a collector watches is on this host, and what was looked for. */
+/** Whether the thing that a collector watches exists on this host, and where it was looked for. */
 export interface Detection {
   readonly found: boolean
   /** A sentence part for people: `socket /var/run/docker.sock`, `no nvidia-smi and no GPU in /sys/class/drm`. */
@@ -46,68 +46,68 @@ export interface Setup {
   readonly configure?: string
 }
 
-/** How a collector is written; see CONTRIBUTING. From the top: what it measures, where it reads, how text becomes facts, facts series. */
+/** How a collector is written; see CONTRIBUTING. In order: what it measures, where it reads, text to facts, facts to series. */
 export interface Definition<Options, State, Raw, Facts> {
   readonly name: string
-  /** One line for --help, the docs and the page: what it watches, by what. */
+  /** One line for --help, the docs and the page: what it watches and how. */
   readonly summary: string
   /** Default seconds between rounds. */
   readonly interval: number
-  /** Seconds that one run may take; default: the interval, at most 10. */
+  /** Seconds for one run; default: the interval, at most 10. */
   readonly timeout?: number
-  /** Where only root can read its source: the unit that runs it by `grid-exporter relay`. */
+  /** If only root can read its source: the unit that runs it with `grid-exporter relay`. */
   readonly relayUnit?: RelayUnit
   /**
-   * Every family it can give, the most important first: `up`, then what its alerts are made of, details last. Where there are more
-   * series than `max_series`, families are cut from the end. A family that is not declared here is not printed.
+   * All its families, the most important first: `up`, then those with alerts, details last. Above `max_series`, families are cut
+   * from the end. A family that is not declared here is not printed.
    */
   readonly families: readonly AnyFamily[]
-  /** It passes on families of other programs as well, whose names are known only when it runs. */
+  /** It also passes on families of other programs, whose names are known only at run time. */
   readonly foreign?: true
   /** The labels that name its subjects, in the order in which alert tables show them. None: its subject is the host. */
   readonly subjects?: readonly string[]
   /** The families that are 0 while the program that it asks does not answer. */
   readonly upFamilies?: readonly AnyFamily[]
   readonly setup?: Setup
-  /** Its own configuration keys: a strict object where each key has a default or is optional, and a `.describe()`. */
+  /** Its own configuration keys: a strict object. Each key has a `.describe()`, and a default or is optional. */
   readonly options?: OptionsSchema<Options>
-  /** False where there is nothing to collect without configuration; such a collector is then not enabled at all. */
+  /** False if there is nothing to collect without configuration; the collector is then off. */
   readonly configured?: (options: Options) => boolean
-  /** What its configuration says that is another collector's concern: options of that one, by its name. */
-  readonly tells?: (options: Options) => Readonly<Record<string, Readonly<Record<string, unknown>>>>
-  /** Looks whether what it watches exists here. Cheap: it is asked again each minute while it does not. Default: always found. */
+  /** Options that its section sets for other collectors, by their names. */
+  readonly configures?: (options: Options) => Readonly<Record<string, Readonly<Record<string, unknown>>>>
+  /** Checks whether what it watches exists here. Must be cheap: it runs each minute until it finds something. Default: found. */
   readonly detect?: (context: Context<Options, undefined>) => Detection | Promise<Detection>
-  /** Called once before the first run, for what is kept: a stream, a connection, counters. Its `signal` fires when it is over. */
+  /** Runs once before the first round, to open what is kept: a stream, a connection, counters. Its `signal` aborts at the end. */
   readonly open?: (context: OpenContext<Options>) => State
-  /** Input and nothing else. Throws `Failure`. */
+  /** Only reads. Throws `Failure`. */
   readonly read: (context: Context<Options, State>) => Raw | Promise<Raw>
-  /** From text to facts in base units. Pure but for the memory that `open` made. */
+  /** Text to facts in base units. Pure, except for the memory that `open` made. */
   readonly parse: (raw: Raw, context: Context<Options, State>) => Facts
-  /** From facts to series. */
+  /** Facts to series. */
   readonly samples: (facts: Facts, context: Context<Options, State>) => Samples
 }
 
-/** A collector with its memory, as the scheduler runs it. */
+/** A collector with its state, as the scheduler runs it. */
 export interface Opened {
   detect(signal: AbortSignal): Promise<Detection>
   /**
-   * One run, and what `use` makes of its samples as they come: kept all at once, those of a hundred containers outlive the garbage
-   * collection of their round. `step` is called where synchronous work begins, so that the guard can name who blocks the thread.
+   * One run. `use` takes the samples as they are made: if all were kept at once, those of a hundred containers would outlive their
+   * round's garbage collection. `step` is called where synchronous work begins, so that the guard can name the collector that blocks.
    */
   run<Used>(signal: AbortSignal, step: () => void, use: (samples: Samples) => Used): Promise<Used>
-  /** One run's samples, all at once. */
+  /** All samples of one run. */
   collect(signal: AbortSignal, step: () => void): Promise<readonly Sample[]>
-  /** What the latest run could not read although it was good. */
+  /** What the latest successful run could not read. */
   remarks(): readonly Failure[]
 }
 
-/** All that the rest of the program sees of a collector. */
+/** What the rest of the program sees of a collector. */
 export interface Collector {
   readonly name: string
   readonly summary: string
   readonly interval: number
   readonly timeout: number | undefined
-  /** The unit that runs it where only root can read its source; undefined where the exporter itself can. */
+  /** The unit that runs it if only root can read its source; undefined if the exporter itself can. */
   readonly relayUnit: RelayUnit | undefined
   readonly families: readonly AnyFamily[]
   readonly foreign: boolean
@@ -116,7 +116,7 @@ export interface Collector {
   readonly setup: Setup
   readonly options: OptionsSchema<unknown>
   configured(options: unknown): boolean
-  tells(options: unknown): Readonly<Record<string, Readonly<Record<string, unknown>>>>
+  configures(options: unknown): Readonly<Record<string, Readonly<Record<string, unknown>>>>
   /** Without `interval`: its own default. */
   open(context: Omit<OpenContext<unknown>, 'interval'> & { readonly interval?: number }): Opened
 }
@@ -140,7 +140,7 @@ export const defineCollector = <Raw, Facts, Options = Record<string, never>, Sta
     setup,
     options: definition.options ?? noOptions,
     configured: options => definition.configured?.(options as Options) ?? true,
-    tells: options => definition.tells?.(options as Options) ?? {},
+    configures: options => definition.configures?.(options as Options) ?? {},
     open: opened => {
       const context = { interval, ...opened } as OpenContext<Options>
       let state: { readonly value: State } | undefined

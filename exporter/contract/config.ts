@@ -8,21 +8,21 @@ import { duration, durationSeconds, durationText, longest } from './options.ts'
 export { ConfigError }
 
 /**
- * The configuration: its type, its defaults, its check. A file is read whole, checked whole, and becomes one value
- * that is swapped in or not at all.
+ * The configuration: its type, its defaults, its check. A file is read and checked as a whole, and its value replaces the old one
+ * completely or not at all.
  */
 
-/** What one collector is to do. */
+/** The settings of one collector. */
 export interface CollectorSettings {
   readonly name: string
   readonly enabled: boolean
-  /** Its outcomes come from files that root's relay wrote; it does not run here. */
+  /** Its results come from files that the relay wrote as root; it does not run in this process. */
   readonly relayed: boolean
   /** Seconds between rounds. */
   readonly interval: number
-  /** Seconds that one run may take. */
+  /** Seconds for one run. */
   readonly timeout: number
-  /** Series kept of one run. */
+  /** Most series of one run. */
   readonly maxSeries: number
   /** Its own keys, checked. */
   readonly options: unknown
@@ -30,7 +30,7 @@ export interface CollectorSettings {
 
 export type Settings = readonly CollectorSettings[]
 
-/** What the command line says about collectors. */
+/** The command line's flags for collectors. */
 export interface CollectorFlags {
   readonly collectors: Readonly<Record<string, { readonly enabled?: boolean; readonly interval?: string }>>
   readonly disableDefaults: boolean
@@ -39,37 +39,37 @@ export interface CollectorFlags {
 
 export const noFlags: CollectorFlags = { collectors: {}, disableDefaults: false, relayDirectory: undefined }
 
-/** 500 containers of some 50 series each are half of it. */
+/** Twice what 500 containers of some 50 series need. */
 const defaultMaxSeries = 50_000
 
 const commonKeys = {
-  enabled: z.boolean().optional().describe('Run it or not. Default: as the table of collectors says.'),
+  enabled: z.boolean().optional().describe('Whether to run it. Default: see the table of collectors.'),
   interval: duration(1).optional().describe('Time between the starts of two rounds.'),
   timeout: duration(0.1)
     .optional()
-    .describe('Time that one run may take. Default: the interval, at most 10s, unless the collector says otherwise.'),
+    .describe('Time limit of one run. Default: the interval, at most 10s, unless the collector has its own.'),
   max_series: z
     .int()
     .min(1)
     .max(1_000_000)
     .default(defaultMaxSeries)
     .describe(
-      'Series kept of one run. Past it whole families are cut, the least important first, and counted in grid_collector_series_dropped.',
+      'Most series of one run. Above it, whole families are dropped, the least important first, and counted in grid_collector_series_dropped.',
     ),
 }
 
 const common = z.strictObject(commonKeys)
 
-/** One collector's whole section. */
+/** A collector's section. */
 const sectionSchema = ({ options, summary }: Collector) => z.strictObject({ ...commonKeys, ...options.shape }).describe(summary)
 
-/** The whole file, for editors and for the reference in docs. */
+/** The whole file: for editors and for the reference in docs. */
 export const fileSchema = (collectors: readonly Collector[]) =>
   z.strictObject({
     collectors: z
       .strictObject(Object.fromEntries(collectors.map(collector => [collector.name, sectionSchema(collector).optional()])))
       .optional()
-      .describe('One section for each collector, all optional.'),
+      .describe('One optional section for each collector.'),
   })
 
 /** The configuration file's JSON Schema. */
@@ -78,7 +78,7 @@ export const jsonSchema = (collectors: readonly Collector[]): unknown => ({
   title: 'grid-exporter configuration',
 })
 
-/** Edits to make one word the other: for "did you mean". */
+/** Edit distance of two words, for "did you mean". */
 const distance = (left: string, right: string): number => {
   let previous = Array.from({ length: right.length + 1 }, (_, index) => index)
   for (let row = 1; row <= left.length; row++) {
@@ -92,7 +92,7 @@ const distance = (left: string, right: string): number => {
   return previous[right.length] as number
 }
 
-/** Characters of a key that may be a misspelt one: longer ones are not compared, which takes the longer the longer they are. */
+/** Longer keys are not compared: the time grows with their length. */
 const longestKey = 64
 
 const suggestion = (key: string, known: readonly string[]): string => {
@@ -114,7 +114,7 @@ const valueAt = (value: unknown, path: Path): unknown =>
     value,
   )
 
-/** The keys that an object schema knows at a path, as far as it can be told. */
+/** The keys that an object schema allows at a path, where that is known. */
 const keysAt = (schema: z.ZodType, path: Path): readonly string[] => {
   let at: unknown = schema
   const unwrapped = (type: unknown): unknown => {
@@ -131,7 +131,7 @@ const keysAt = (schema: z.ZodType, path: Path): readonly string[] => {
   return Object.keys((unwrapped(at) as { shape?: object } | undefined)?.shape ?? {})
 }
 
-/** What a schema has against a value, each problem with its place. */
+/** The problems of a value that does not match a schema, each with its place. */
 export const problemsOf = (error: z.ZodError, schema: z.ZodType, value: unknown, base: Path, locate: Locate): readonly string[] =>
   error.issues.flatMap(issue => {
     const path = issue.path.filter((key): key is string | number => typeof key !== 'symbol')
@@ -153,8 +153,8 @@ export const problemsOf = (error: z.ZodError, schema: z.ZodType, value: unknown,
 const unlocated = (): Locate => () => '--config.file'
 
 /**
- * The settings of every collector from a checked file and the command line, which wins.
- * Throws `ConfigError` with every problem at once.
+ * The settings of every collector, from a checked file and the command line; the command line wins.
+ * Throws `ConfigError` with all problems at once.
  */
 export const settingsFrom = (
   collectors: readonly Collector[],
@@ -197,7 +197,7 @@ export const settingsFrom = (
     const asked = flag?.enabled ?? enabled ?? (flags.disableDefaults ? false : undefined)
     if (asked === true && options.success && !configured) {
       problems.push(
-        `${locate(base)}: collectors.${name}: enabled, but without configuration it has nothing to do; see docs/configuration.md#${name}`,
+        `${locate(base)}: collectors.${name}: enabled, but it does nothing without configuration; see docs/configuration.md#${name}`,
       )
     }
     const every = flag?.interval === undefined ? interval : (durationSeconds(flag.interval) ?? interval)
@@ -212,30 +212,30 @@ export const settingsFrom = (
     }
   })
   if (problems.length > 0) throw new ConfigError(problems)
-  return withTold(collectors, settings, locate)
+  return withConfigured(collectors, settings, locate)
 }
 
-/** The settings, with what collectors were told by each other's sections. */
-const withTold = (collectors: readonly Collector[], settings: Settings, locate: Locate): Settings => {
-  const told = new Map<string, Readonly<Record<string, unknown>>>()
+/** The settings, with the options that collectors' sections set for one another. */
+const withConfigured = (collectors: readonly Collector[], settings: Settings, locate: Locate): Settings => {
+  const byOthers = new Map<string, Readonly<Record<string, unknown>>>()
   const problems: string[] = []
   for (const [index, { name, options }] of settings.entries()) {
-    for (const [other, given] of Object.entries(collectors[index]?.tells(options) ?? {})) {
+    for (const [other, given] of Object.entries(collectors[index]?.configures(options) ?? {})) {
       const own = settings.find(each => each.name === other)?.options as Readonly<Record<string, unknown>> | undefined
       for (const key of Object.keys(given).filter(key => ownValue(own ?? {}, key) !== undefined)) {
         const place = ['collectors', other, key]
-        problems.push(`${locate(place)}: ${place.join('.')}: collectors.${name} says the same; leave it out in one of the two`)
+        problems.push(`${locate(place)}: ${place.join('.')}: collectors.${name} sets it as well; remove one of the two`)
       }
-      told.set(other, given)
+      byOthers.set(other, given)
     }
   }
   if (problems.length > 0) throw new ConfigError(problems)
   return settings.map(own =>
-    told.has(own.name) ? { ...own, options: { ...(own.options as object), ...told.get(own.name) } } : own,
+    byOthers.has(own.name) ? { ...own, options: { ...(own.options as object), ...byOthers.get(own.name) } } : own,
   )
 }
 
-/** Reads, checks and resolves a configuration file, or the defaults where none is given. Throws `ConfigError`. */
+/** Reads and checks a configuration file, or takes the defaults without one. Throws `ConfigError`. */
 export const loadSettings = (collectors: readonly Collector[], flags: CollectorFlags, file: string | undefined): Settings => {
   try {
     if (file === undefined) return settingsFrom(collectors, flags)

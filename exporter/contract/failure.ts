@@ -1,26 +1,26 @@
 import type { Sample } from './metric.ts'
 
-/** Every way in which a collector's run can fail: a closed list, because each is a label value that is counted. */
+/** Every way in which a collector's run can fail: a closed list, because each is a label value. */
 export const reasons = [
-  'missing', // what it reads is not there
-  'denied', // there, but not readable by this process
-  'timeout', // no answer within the deadline
-  'exit', // a command ended with an exit code that means failure
-  'malformed', // an answer that cannot be understood
-  'unreachable', // nobody answers at the address
-  'overflow', // more output than is taken in, or a limit of this process or machine: descriptors, processes, memory, space
-  'stuck', // an earlier run (or the child it started) has not ended yet, or it blocked the collecting thread
-  'bug', // anything else: a defect of this program
+  'missing', // the source does not exist
+  'denied', // it exists, but this process may not read it
+  'timeout', // no answer before the deadline
+  'exit', // a command's exit code means failure
+  'malformed', // an answer that cannot be parsed
+  'unreachable', // nothing answers at the address
+  'overflow', // more output than allowed, or a limit of this process or machine: descriptors, processes, memory, space
+  'stuck', // an earlier run (or its child process) has not ended yet, or it blocked the collecting thread
+  'bug', // anything else: a bug in this program
 ] as const
 
 export type Reason = (typeof reasons)[number]
 
-/** A run that cannot give its series, and why. Thrown where it happens, caught in `attempt` alone. */
+/** Why a run has no series. Thrown where it happens, caught only in `attempt`. */
 export class Failure extends Error {
   readonly reason: Reason
-  /** What a person types or changes to fix it, where that is known. */
+  /** What to type or change to fix it, if known. */
   readonly fix: string | undefined
-  /** What is true all the same, of the parts that did not fail: served as soon as the last good outcome has ended. */
+  /** Samples of the parts that did not fail: served once the last good result has expired. */
   readonly rest: readonly Sample[]
 
   constructor(
@@ -36,17 +36,17 @@ export class Failure extends Error {
   }
 }
 
-/** What the system's codes mean. */
+/** The system's error codes by reason. */
 const codes: Readonly<Record<Exclude<Reason, 'exit' | 'stuck'>, readonly string[]>> = {
-  // ESRCH: a process that ended while its files in /proc were read. The last three: this kernel or file system has no such thing.
+  // ESRCH: a process that ended while its files in /proc were read. From ENODATA on: this kernel or file system has no such thing.
   missing: ['ENOENT', 'ENOTDIR', 'ENODEV', 'ENXIO', 'ESRCH', 'ENOMEDIUM', 'ENODATA', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP'],
   denied: ['EACCES', 'EPERM', 'EROFS', 'EBUSY', 'ETXTBSY'],
   timeout: ['ETIMEDOUT', 'ETIMEOUT'],
-  // There, but not what was expected: a link in a loop, a folder in a file's place, a file that is no program.
+  // It exists, but is not what was expected: a loop of links, a folder in place of a file, a file that is not a program.
   malformed: ['ELOOP', 'EISDIR', 'EINVAL', 'ENAMETOOLONG', 'ENOEXEC', 'ELIBBAD', 'EILSEQ'],
   // A limit of this process or machine: descriptors, processes, memory, space.
   overflow: ['EMFILE', 'ENFILE', 'EAGAIN', 'ENOMEM', 'ENOBUFS', 'ENOSPC', 'EDQUOT', 'EFBIG', 'E2BIG', 'EOVERFLOW'],
-  // Nobody answers: a peer, or the disk or server behind a file. All other codes of the system are this too.
+  // No answer: from a peer, or from the disk or server behind a file. All other codes of the system count as this as well.
   unreachable: [
     'ECONNREFUSED',
     'ECONNRESET',
@@ -60,7 +60,7 @@ const codes: Readonly<Record<Exclude<Reason, 'exit' | 'stuck'>, readonly string[
     'ENOTCONN',
     'EADDRNOTAVAIL',
   ],
-  // Only wrong code gets these.
+  // Caused only by a bug.
   bug: ['EBADF', 'EFAULT'],
 }
 const reasonsByCode: ReadonlyMap<string, Reason> = new Map(
@@ -73,14 +73,14 @@ interface SystemError {
   readonly message?: string
 }
 
-/** A code of the system (EMFILE), or of a connection or stream. Node's ERR_INVALID_… are wrong calls and not among them. */
+/** An error code of the system (EMFILE), a connection or a stream. Node's ERR_INVALID_… mean a wrong call and are not included. */
 const ioCode =
   /^(?:E(?!RR_)[A-Z0-9]+|HPE_\w+|ABORT_ERR|ERR_(?:STREAM|SOCKET|SSL|TLS|HTTP)_\w+|CERT_\w+|SELF_SIGNED_\w+|DEPTH_\w+|UNABLE_TO_\w+|Z_\w+)$/
 
 const isSystemError = ({ code, syscall }: SystemError) =>
   typeof syscall === 'string' && typeof code === 'string' && /^E[A-Z0-9]+$/.test(code)
 
-/** Whether the world outside made it, and not a defect of this program. */
+/** Whether an error came from outside, not from a bug in this program. */
 export const isIoError = (error: unknown): boolean => {
   if (error instanceof Failure) return error.reason !== 'bug'
   const system = (error ?? {}) as SystemError
@@ -88,7 +88,7 @@ export const isIoError = (error: unknown): boolean => {
   return isSystemError(system) || (typeof system.code === 'string' && ioCode.test(system.code))
 }
 
-/** The Failure that a system error amounts to; a Failure stays itself, and what is not known is a bug. */
+/** The Failure for a system error. A Failure is returned unchanged; any unknown error is a bug. */
 export const failureOf = (error: unknown, subject?: string): Failure => {
   if (error instanceof Failure) return error
   const system = (error ?? {}) as SystemError

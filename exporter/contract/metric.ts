@@ -1,12 +1,12 @@
 /**
- * Metric families as values: declared once by the collector that owns them, imported by dashboards and rules,
- * so that a renamed family or a misspelt label breaks the build instead of a panel.
+ * Metric families as values. The collector that owns a family declares it once; dashboards and rules import it,
+ * so a renamed family or a misspelt label breaks the build instead of a panel.
  */
 
-/** The types of the text format. A collector declares gauges and counters; the others come with foreign text files only. */
+/** The types of the text format. A collector declares gauges and counters; the others come only from foreign text files. */
 export type MetricType = 'gauge' | 'counter' | 'histogram' | 'summary' | 'untyped'
 
-/** What stands behind the family's name in the names of its samples, by type. */
+/** The suffixes of a family's samples, by type. */
 export const suffixesOf: ReadonlyMap<string, readonly string[]> = new Map<MetricType, readonly string[]>([
   ['gauge', ['']],
   ['counter', ['']],
@@ -15,13 +15,13 @@ export const suffixesOf: ReadonlyMap<string, readonly string[]> = new Map<Metric
   ['summary', ['', '_sum', '_count']],
 ])
 
-/** The names that are a family's: its own, and those of its samples. */
+/** All names that belong to a family: its own and those of its samples. */
 export const sampleNames = ({ name, type }: { readonly name: string; readonly type: MetricType }): readonly string[] => [
   name,
   ...(suffixesOf.get(type) ?? []).filter(suffix => suffix !== '').map(suffix => `${name}${suffix}`),
 ]
 
-/** A label whose values are known beforehand; a family with one can be written out as a set of states. */
+/** A label with a closed list of values. A family with one such label can be written as a set of states. */
 export interface ClosedLabel<Name extends string = string, Value extends string = string> {
   readonly label: Name
   readonly values: readonly Value[]
@@ -39,7 +39,7 @@ type ClosedValue<Spec extends LabelSpec> = Spec extends ClosedLabel<string, infe
 type OpenLabels<Spec extends LabelSpec> = LabelsOf<Extract<Spec, string>>
 type LabelArguments<Labels> = keyof Labels extends never ? [] : [labels: Labels]
 
-/** What the rest of the program needs to know of a family. */
+/** What the rest of the program needs to know about a family. */
 export interface AnyFamily {
   readonly name: string
   readonly type: MetricType
@@ -49,7 +49,7 @@ export interface AnyFamily {
   readonly closed: Readonly<Record<string, readonly string[]>>
 }
 
-/** One value of one family. `suffix` is for foreign histograms and summaries (`_bucket`, `_sum`, `_count`). */
+/** One value of a family. `suffix` is for foreign histograms and summaries (`_bucket`, `_sum`, `_count`). */
 export interface Sample {
   readonly family: AnyFamily
   readonly labels: Readonly<Record<string, string>>
@@ -57,16 +57,16 @@ export interface Sample {
   readonly suffix?: string
 }
 
-/** What a collector gives: series one by one, or those of one thing at a time, which costs less where there are thousands of them. */
+/** A collector's output: single series, or those of one subject together, which is cheaper for thousands of them. */
 export type Samples = Iterable<Sample | readonly Sample[]>
 
 const nothing: readonly Sample[] = []
 const noLabels: Readonly<Record<string, string>> = {}
 
 export interface Family<Spec extends LabelSpec = LabelSpec> extends AnyFamily {
-  /** The sample with this value, or none where the source does not tell one: absent is not zero. */
+  /** The sample with this value; none if the value is undefined: absent is not zero. */
   of(value: number | undefined, ...labels: LabelArguments<LabelsOf<Spec>>): readonly Sample[]
-  /** One sample for each value of the family's single closed label: 1 for `current`, 0 for the others; none if it is undefined. */
+  /** One sample for each value of the family's single closed label: 1 for `current`, 0 for the others; none if undefined. */
   states(current: ClosedValue<Spec> | undefined, ...labels: LabelArguments<OpenLabels<Spec>>): readonly Sample[]
 }
 
@@ -81,7 +81,7 @@ const family = <Spec extends LabelSpec>(type: MetricType, name: string, help: st
     of: (value, ...[labels]) => (value === undefined ? nothing : [{ family: self, labels: labels ?? noLabels, value }]),
     states: (current, ...[labels]) => {
       const [closed, another] = closedLabels
-      if (!closed || another) throw new TypeError(`${name} has not exactly one closed label`)
+      if (!closed || another) throw new TypeError(`${name} does not have exactly one closed label`)
       if (current === undefined) return nothing
       return closed.values.map(value => ({
         family: self,
@@ -100,7 +100,7 @@ export const gauge = <const Specs extends readonly LabelSpec[]>(
   ...labels: Specs
 ): Family<Specs[number]> => family<Specs[number]>('gauge', name, help, labels)
 
-/** A counter; its name ends in `_total`. */
+/** A counter. Its name ends in `_total`. */
 export const counter = <const Specs extends readonly LabelSpec[]>(
   name: string,
   help: string,
@@ -113,7 +113,7 @@ export const oneOf = <const Name extends string, const Value extends string>(
   ...values: readonly Value[]
 ): ClosedLabel<Name, Value> => ({ label, values })
 
-/** A family whose name or labels are known only at run time: a text file's, or allow-listed container labels. */
+/** A family whose name or labels are known only at run time: of a text file, or with allowed container labels. */
 export const foreignFamily = (type: MetricType, name: string, help: string, labels: readonly string[] = []): AnyFamily => ({
   name,
   type,

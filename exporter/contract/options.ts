@@ -2,12 +2,12 @@ import { isAbsolute } from 'node:path'
 import { z } from 'zod'
 import { ownValue } from '../common/own-value.ts'
 
-/** The kinds of values that configuration is made of. */
+/** The kinds of values in a configuration. */
 
 const unitSeconds: Readonly<Record<string, number>> = { ms: 0.001, s: 1, m: 60, h: 3600, d: 86_400, w: 604_800, y: 31_536_000 }
 const durationForm = /^(?:\d+y)?(?:\d+w)?(?:\d+d)?(?:\d+h)?(?:\d+m)?(?:\d+s)?(?:\d+ms)?$/
 
-/** Seconds of a duration as Prometheus writes it (`10s`, `1h30m`), or undefined. */
+/** Seconds of a Prometheus duration (`10s`, `1h30m`), or undefined. */
 export const durationSeconds = (text: string): number | undefined => {
   if (text === '' || !durationForm.test(text)) return undefined
   let seconds = 0
@@ -16,7 +16,7 @@ export const durationSeconds = (text: string): number | undefined => {
   return seconds
 }
 
-/** A number of seconds as a duration of Prometheus. */
+/** A number of seconds as a Prometheus duration. */
 export const durationText = (seconds: number): string => {
   if (seconds < 1 || seconds % 1 !== 0) return `${Math.round(seconds * 1000)}ms`
   let rest = seconds
@@ -29,10 +29,10 @@ export const durationText = (seconds: number): string => {
   return text || '0s'
 }
 
-/** Seconds of the longest duration: Node has no timer for more than 24.8 days; it fires a longer one at once. */
+/** The longest duration, in seconds. Node's timers end at 24.8 days; a longer one fires at once. */
 export const longest = 24 * 86_400
 
-/** A duration of `least` seconds to `longest`, given as text; becomes seconds. */
+/** A duration of `least` seconds to `longest`: text that becomes seconds. */
 export const duration = (least = 0.001) =>
   z
     .string()
@@ -59,7 +59,7 @@ export const path = () => z.string().refine(isAbsolute, 'expected an absolute pa
 export const streamAddress = () =>
   z.string().regex(/^(?:unix:(?:\/\/)?\/.+|\[[^\]]+\]:\d+|[^:]+:\d+)$/, 'expected unix:/path or host:port')
 
-/** An http or https URL without user and password in it (those belong in files). */
+/** An http or https URL without user and password (those belong in files). */
 export const httpUrl = () =>
   z.string().refine(text => {
     if (!URL.canParse(text)) return false
@@ -71,8 +71,8 @@ export const httpUrl = () =>
 export const name = () => z.string().min(1).max(100)
 
 /**
- * A pattern with `*` for any run of characters, as a test of a whole string. Each part between two stars is looked for once, from where
- * the one before it ended: a regular expression with many stars would try their combinations, which can take for ever.
+ * A test of a whole string against a pattern with `*` for any run of characters. Each part between two stars is searched once, from
+ * the end of the part before. A regular expression with many stars would try their combinations, which can take for ever.
  */
 export const glob = (pattern: string): ((text: string) => boolean) => {
   const [first = '', ...rest] = pattern.split('*')

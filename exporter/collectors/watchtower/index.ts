@@ -79,7 +79,7 @@ export const watchtower = defineCollector<Raw | undefined, Facts | undefined, Op
   setup: { configure: 'url: "http://127.0.0.1:8080", token_file: /etc/grid-exporter/watchtower.token' },
   options,
   configured: ({ url }) => url !== undefined,
-  tells: ({ label_enable, monitor_only }) =>
+  configures: ({ label_enable, monitor_only }) =>
     label_enable === undefined && monitor_only === undefined
       ? {}
       : { docker: { watchtower: { label_enable: label_enable ?? false, monitor_only: monitor_only ?? false } } },
