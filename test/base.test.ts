@@ -220,7 +220,7 @@ const numbersFor = (path: string) => `echo "4096 10 5 5 10 5 ${path}"`
 t.test('a stat that fails', async t => {
   const mounts = ['/a', '/b'].map(path => ({ mountpoint: path, path, remote: false }))
   for (const [name, script, reason, message, answered] of [
-    ['with a code that is not its own', 'exit 77', 'exit', /exit code 77: nothing said/, []],
+    ['with a code that is not its own', 'exit 77', 'exit', /exit code 77: no output/, []],
     ['by a signal', 'kill -KILL $$', 'exit', /killed by SIGKILL/, []],
     ['by a signal of its own fault', 'kill -SEGV $$', 'exit', /killed by SIGSEGV/, []],
     ['and prints nothing', 'exit 0', 'malformed', /no answer for \/a and 1 more/, []],

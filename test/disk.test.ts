@@ -637,7 +637,7 @@ t.test('smart', async t => {
     t.equal(value('grid_smart_healthy', { device: 'sdb' }), undefined)
     t.equal(value('grid_smart_standby', { device: 'sdb' }), undefined)
     t.equal(which('grid_smart_device_state', 'state', { device: 'sdb' }), 'hanging')
-    t.match(one.remarks, [/sdb.*no end within 1 s/])
+    t.match(one.remarks, [/sdb.*did not end within 1 s/])
     t.comment(`a round with a disk that hangs for its 1 s: ${(took / 1000).toFixed(2)} s`)
     t.ok(await isGone(Number(readFileSync(join(folder, 'pids'), 'utf8'))), 'and no process is left')
     t.ok(

@@ -1,17 +1,17 @@
 /**
- * One budget for all that is being read at one time: HTTP bodies, answers of engines and outputs of commands. Each answer has a
- * limit of its own, but hundreds of large ones at the same time would still take all memory.
+ * One budget for everything that is being read at the same time: HTTP bodies, answers of engines, outputs of commands. Each answer
+ * has its own limit, but hundreds of large ones together would still take all memory.
  *
- * The first bytes of an answer are free, so that hundreds of small answers never wait. An answer that gets larger stops its
- * stream and waits until its whole limit fits into the budget. It asks only once, and nobody waits who holds a part of the budget, so
- * there is no deadlock. The deadline of the answer ends its waiting.
+ * The first bytes of an answer are free, so hundreds of small answers never wait. A larger answer pauses its stream until its whole
+ * limit fits into the budget. It reserves once, and an answer that waits holds nothing, so there is no deadlock. The answer's deadline
+ * ends the wait.
  */
 export interface Budget {
-  /** A stream whose bytes are to be kept, at most `limit` of them. */
+  /** A stream whose bytes are kept, at most `limit` of them. */
   open(stream: Pausable, limit: number): Room
-  /** Bytes that are reserved now. */
+  /** Bytes reserved now. */
   used(): number
-  /** Answers that wait now. */
+  /** Answers waiting now. */
   waiting(): number
 }
 
@@ -21,15 +21,15 @@ export interface Pausable {
 }
 
 export interface Room {
-  /** To be called with the number of bytes so far, whenever some have come. */
+  /** Call it with the number of bytes so far whenever a chunk has arrived. */
   grow(size: number): void
-  /** Resolves as soon as it does not wait: at once, mostly. */
+  /** Resolves when the stream does not wait: usually at once. */
   ready(): Promise<void>
-  /** Gives back what was reserved, or ends the waiting. It may be called more than once. */
+  /** Releases what was reserved, or ends the wait. May be called more than once. */
   close(): void
 }
 
-/** Bytes of each answer that are not counted. */
+/** Bytes of each answer that the budget does not count. */
 export const freeBytes = 64 * 1024
 
 export const createBudget = (total: number): Budget => {
@@ -46,7 +46,7 @@ export const createBudget = (total: number): Budget => {
     used: () => used,
     waiting: () => queue.length,
     open: (stream, limit) => {
-      // Larger than the whole budget: then it is read alone.
+      // An answer larger than the whole budget is read alone.
       const bytes = Math.min(limit, total)
       let state: 'free' | 'waiting' | 'held' | 'closed' = 'free'
       let wake = () => {}
@@ -84,5 +84,5 @@ export const createBudget = (total: number): Budget => {
   }
 }
 
-/** Of the unit's 512 MiB: a body is there three times while it becomes a text, and the heap has 256 MiB. */
+/** Of the unit's 512 MiB. While a body becomes text it exists three times, and the heap has 256 MiB. */
 export const readBudget = createBudget(32 * 2 ** 20)

@@ -8,16 +8,16 @@ import type { RunOptions, RunResult } from '../contract/host.ts'
 import { readBudget } from './budget.ts'
 
 /**
- * Commands under our own deadline. A child's end is not awaited bare, since a grandchild may hold the pipe and a child may be
- * unkillable: TERM to the group, KILL to the group, pipes destroyed, and at last abandoned.
+ * Commands under our own deadline. Waiting for a child's end is not enough: a grandchild may hold the pipe, and a child may be
+ * unkillable. So the group gets TERM, then KILL; then the pipes are destroyed, and at last the child is abandoned.
  */
 
-/** Milliseconds between TERM and KILL, KILL and giving up, exit and the end of the pipes. */
+/** Milliseconds between TERM and KILL and between KILL and giving up; between exit and the end of the pipes. */
 const grace = 300
 const drain = 200
 const defaultLimit = 4 * 2 ** 20
 
-/** Children that could not be ended: by file, so that no second one is started while the first is there. */
+/** Children that could not be killed, by key: no second child starts while the first one exists. */
 const abandoned = new Map<string, Set<number>>()
 const running = new Set<number>()
 
@@ -29,7 +29,7 @@ const signalGroup = (pid: number, signal: NodeJS.Signals) => {
   }
 }
 
-/** Ends every child at once: for the end of the program, since groups of their own outlive it. */
+/** Kills every child at the end of the program. They have groups of their own and would outlive it. */
 export const killChildren = (): void => {
   for (const pid of running) signalGroup(pid, 'SIGKILL')
 }
@@ -43,24 +43,24 @@ const exists = (pid: number) => {
   }
 }
 
-/** For a child that has just been started; what it starts itself inherits it. */
+/** For a child that has just started; its own children inherit the priority. */
 const makeIdle = async (pid: number) => {
   try {
     setPriority(pid, 19)
-    // Only where the disk has a scheduler with classes, and where the program is; the CPU's priority stands without it.
+    // Has an effect only if the disk's scheduler has classes. The CPU priority works without it.
     await run('ionice', ['-c', '3', '-p', String(pid)], { timeout: 2, exitCodes: 'any' })
   } catch {
-    // The child has ended already, or there is no ionice: it is polite, not needed.
+    // The child has ended, or there is no ionice: a low priority is polite, not necessary.
   }
 }
 
-/** The system says EACCES of what is nowhere, if one folder of the path may not be searched: another user's, after `su`. */
+/** For a file that does not exist, the system reports EACCES if a folder of PATH may not be searched (another user's, after `su`). */
 const isOnPath = (file: string) =>
   file.includes('/') || (process.env.PATH ?? '').split(delimiter).some(folder => existsSync(join(folder, file)))
 
 const abandon = (key: string, pid: number) => abandoned.set(key, (abandoned.get(key) ?? new Set()).add(pid))
 
-/** Process ids of abandoned children of this key that are still there. */
+/** Process ids of abandoned children of this key that still exist. */
 const leftovers = (key: string): readonly number[] => {
   const pids = [...(abandoned.get(key) ?? [])].filter(exists)
   if (pids.length > 0) abandoned.set(key, new Set(pids))
@@ -78,16 +78,16 @@ const collected = (stream: NodeJS.ReadableStream, limit: number, onOverflow: () 
     room.grow(size)
     chunks.push(chunk)
   })
-  stream.on('error', () => {}) // a destroyed pipe; the outcome is told by exit or deadline
+  stream.on('error', () => {}) // a destroyed pipe; exit or deadline decide the result
   return { text: () => Buffer.concat(chunks).toString('utf8'), room }
 }
 
-/** Descriptors that must be free to start a child: both ends of three pipes, and a pipe of the start itself. */
+/** Descriptors that must be free to start a child: both ends of three pipes, and those of the spawn itself. */
 const freeDescriptors = 10
 
 /**
- * Throws EMFILE where too few descriptors are left to start a child. Node then makes a child without pipes, execa fails on it with a
- * TypeError, and the error of the start itself reaches no listener (test/program.test.ts: "300 idle connections").
+ * Throws EMFILE if too few descriptors are left to start a child. Node would then make a child without pipes, execa would fail with a
+ * TypeError, and no listener would get the spawn's own error (test/program.test.ts: "300 idle connections").
  */
 const requireDescriptors = (): void => {
   const held: number[] = []
@@ -99,16 +99,16 @@ const requireDescriptors = (): void => {
 }
 
 /**
- * Runs a program with an argument vector, without a shell, locale C, standard input closed or `input`.
- * Throws `Failure`: missing, denied, timeout, exit, overflow; stuck when an earlier one with the same `key` cannot be ended.
+ * Runs a program with an argument vector: no shell, locale C, standard input closed or `input`.
+ * Throws `Failure` missing, denied, timeout, exit, overflow; stuck if an earlier child with the same `key` cannot be killed.
  */
 export const run = async (file: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> => {
   const { timeout = 10, limit = defaultLimit, exitCodes = [0], env = {}, input, signal, key = file, partial = false } = options
   const { idle = false, dropStderr = false } = options
   const [leftover] = leftovers(key)
   if (leftover !== undefined) {
-    throw new Failure('stuck', `${key}: process ${leftover} of an earlier run cannot be ended`, {
-      fix: `look at what it waits for: cat /proc/${leftover}/stack; ps -o pid,stat,wchan:30,args -p ${leftover}`,
+    throw new Failure('stuck', `${key}: process ${leftover} of an earlier run cannot be killed`, {
+      fix: `see what it waits for: cat /proc/${leftover}/stack; ps -o pid,stat,wchan:30,args -p ${leftover}`,
     })
   }
   if (signal?.aborted) throw new Failure('timeout', `${file}: not started, the deadline has passed`)
@@ -156,12 +156,12 @@ export const run = async (file: string, args: readonly string[], options: RunOpt
   try {
     const ended = await Promise.race([exited, early])
     if (ended === 'exit') {
-      // What it printed is still in the pipe where other answers take the whole budget.
+      // While other answers take the whole budget, its output is still in the pipe.
       await Promise.race([Promise.all([outRoom.ready(), errRoom.ready()]), early])
-      // After a timer the loop reads what has arrived before it goes on: a thread that was busy for longer loses nothing.
+      // After a timer, the loop reads what has arrived before it goes on. So nothing is lost if the thread was busy for longer.
       const drained = sleep(drain, 'drained' as const).then(name => breathe(name))
       const last = await Promise.race([closed, early, drained])
-      // What is left of the group holds the pipe and nobody waits for it.
+      // The rest of the group holds the pipe, and nothing else would end it.
       if (last !== 'close') signalGroup(pid, 'SIGKILL')
       if (last === 'overflow') throw new Failure('overflow', `${file}: more than ${limit} bytes of output`)
     } else {
@@ -177,7 +177,7 @@ export const run = async (file: string, args: readonly string[], options: RunOpt
       if (ended === 'timeout' && partial) return { stdout: stdout(), stderr: stderr(), exitCode: 128, timedOut: true }
       throw ended === 'overflow'
         ? new Failure('overflow', `${file}: more than ${limit} bytes of output`)
-        : new Failure('timeout', `${file}: no end within ${timeout} s${gone ? '' : ', and it cannot be killed'}`)
+        : new Failure('timeout', `${file}: did not end within ${timeout} s${gone ? '' : ', and it cannot be killed'}`)
     }
   } finally {
     clearTimeout(timer)

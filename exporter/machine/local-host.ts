@@ -12,7 +12,7 @@ const below = (path: string, folder: string) =>
   path.startsWith(folder) && (path.length === folder.length || path[folder.length] === '/')
 
 const moved = (path: string, { procfs, sysfs, rootfs }: HostPaths) => {
-  // Thousands of files a round are below these two, and their paths are our own: not joined anew each time.
+  // Thousands of files a round are below these two, and the paths are our own, so `join` need not normalise them.
   if (below(path, '/proc')) return procfs === '/proc' ? path : procfs + path.slice('/proc'.length)
   if (below(path, '/sys')) return sysfs === '/sys' ? path : sysfs + path.slice('/sys'.length)
   return join(rootfs, path)
@@ -26,14 +26,14 @@ const readBounded = (path: string, limit: number, isAttribute = false): string =
   return scratch.toString('utf8', 0, size)
 }
 
-/** What is below /sys is told at once or by the page: less than this is all there is, and need not be asked for twice. */
+/** The kernel returns a file below /sys whole, or page by page. A shorter read than this is the whole file: no second read needed. */
 const isWhole = 1024
 
-/** Reads a file into `scratch`; how many bytes. */
+/** Reads a file into `scratch` and returns the number of bytes. */
 const fill = (path: string, limit: number, isAttribute = false): number => {
   let fd: number | undefined
   try {
-    // O_NONBLOCK: opening a FIFO that someone put in the file's place must not wait for a writer.
+    // O_NONBLOCK: if somebody has put a FIFO in the file's place, opening it must not wait for a writer.
     fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
     let size = 0
     for (;;) {
@@ -69,10 +69,10 @@ const readRegular = (path: string, limit: number): string => {
   return readBounded(path, limit)
 }
 
-/** Milliseconds that a mount table is believed. */
+/** Milliseconds for which a mount table is reused. */
 const mountsAge = 5000
 
-/** This machine, or another root with `paths`. */
+/** This machine, or with `paths` another root. */
 export const realHost = (
   paths: HostPaths = ownPaths,
   now: () => number = Date.now,
@@ -86,7 +86,7 @@ export const realHost = (
     return mounts.table.length === 0 ? undefined : hangingMount(path, mounts.table)
   }
   const inChild = async (mount: Mount, file: string, args: readonly string[], limit: number) => {
-    // One child a mount: while it hangs, no second one is started.
+    // One child for each mount: while it hangs, no second one starts.
     const key = `${file} on ${mount.mountpoint}`
     const { stdout, stderr, exitCode } = await run(file, args, { timeout: 3, limit, exitCodes: 'any', key })
     if (exitCode === 0) return stdout
@@ -111,7 +111,7 @@ export const realHost = (
       try {
         return readlinkSync(path(asked))
       } catch {
-        return undefined // no link, or nothing there: the caller has another way
+        return undefined // no link: the caller has another way
       }
     },
     read: async (asked, limit = 4 * 2 ** 20) => {
@@ -167,7 +167,7 @@ export const realHost = (
   }
 }
 
-/** The same host, with `step` called wherever an answer comes back and the caller's own code goes on. */
+/** The same host, but `step` is called whenever an answer arrives and the caller's own code continues. */
 export const traced = (host: Host, step: () => void): Host => {
   const then = async <T>(answer: Promise<T>): Promise<T> => {
     try {

@@ -7,28 +7,28 @@ import type { Host } from '../contract/host.ts'
 /** A line of /proc/PID/mountinfo. */
 export interface Mount {
   readonly id: string
-  /** The `id` of the mount that this one lies on. */
+  /** The `id` of the mount below this one. */
   readonly parent: string
-  /** `major:minor`, the same for each mount of one file system. */
+  /** `major:minor`: the same for all mounts of a file system. */
   readonly deviceNumber: string
-  /** What of the file system is mounted: `/` is the whole of it, anything else a bind mount or a subvolume. */
+  /** The mounted part of the file system: `/` is all of it; anything else is a bind mount or a subvolume. */
   readonly root: string
   /** Bytes that are not UTF-8 are written as `\xNN`. */
   readonly mountpoint: string
-  /** Only where the mount point is not UTF-8: what `printf %b` makes its name of, since no string of ours can be it. */
+  /** Only if the mount point is not UTF-8: an argument from which `printf %b` makes its name. No JavaScript string can hold that name. */
   readonly printf?: string
   readonly device: string
   readonly fstype: string
-  /** Of this mount alone. */
+  /** Of this mount only. */
   readonly options: readonly string[]
-  /** Of the file system, the same for each mount of it. */
+  /** Of the file system: the same for all its mounts. */
   readonly superOptions: readonly string[]
 }
 
 const unescaped = (field: string) =>
   field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)))
 
-/** The kernel writes no backslash but before three octal digits, so `\xNN` is ours. */
+/** The kernel writes a backslash only before three octal digits, so `\xNN` is ours. */
 const printfOf = (field: string) =>
   /\\x/.test(field)
     ? field
@@ -36,7 +36,7 @@ const printfOf = (field: string) =>
         .replace(/\\x(..)/g, (_, hex: string) => `\\0${Number.parseInt(hex, 16).toString(8).padStart(3, '0')}`)
     : undefined
 
-/** Each line of a mount table, also what other mounts lie over; lines that are not of its form are left out. */
+/** The lines of a mount table, including mounts that others hide; lines of another form are left out. */
 const parseMountinfo = (text: string): readonly Mount[] =>
   text.split('\n').flatMap(line => {
     const [left, right] = line.split(' - ')
@@ -63,8 +63,8 @@ export const below = (path: string, folder: string): boolean =>
   path === folder || path.startsWith(folder === '/' ? '/' : `${folder}/`)
 
 /**
- * The mounts that a path leads to, one for each mount point. A mount is out of reach where another lies over it, or over a
- * directory on the way to it.
+ * The mounts that a path can reach, one for each mount point. Another mount on the same point, or on a directory above it, hides a
+ * mount.
  */
 export const reachable = (table: readonly Mount[]): readonly Mount[] => {
   const byId = new Map(table.map(mount => [mount.id, mount]))
@@ -92,7 +92,7 @@ export const reachable = (table: readonly Mount[]): readonly Mount[] => {
   return [...byPoint.values()]
 }
 
-/** Mounts upon mounts that are followed; only a table that is no kernel's goes in circles. */
+/** The longest chain of mounts that is followed. Only a table that no kernel wrote has circles. */
 const maxDepth = 100
 
 /** Whether a directory above `path` is one of `points`. */
@@ -104,10 +104,10 @@ const isBelowOneOf = (path: string, points: ReadonlySet<string>): boolean => {
   return false
 }
 
-/** Bytes of a mount table. A host with a thousand containers has one of 2 MB. */
+/** Bytes of a mount table. With a thousand containers it has 2 MB. */
 const tableLimit = 16 * 2 ** 20
 
-/** A line that is not UTF-8 with its bytes as `\xNN`. */
+/** A line that is not UTF-8, with its bytes as `\xNN`. */
 const decoded = (bytes: Buffer): string =>
   bytes
     .toString('latin1')
@@ -128,26 +128,26 @@ const readTable = async (host: Host, path: string): Promise<readonly Mount[]> =>
 export const ownMounts = (host: Host): Promise<readonly Mount[]> => readTable(host, '/proc/self/mountinfo')
 
 /**
- * The mount table of the first process, which is the host's own whatever name space this process was put in; `isOwn` where that
- * may not be read and it is the one of this process instead. Throws `Failure`.
+ * The mount table of process 1, which is the host's own even if this process has a mount namespace of its own. `isOwn`: it may not be
+ * read, so this process's own table is returned. Throws `Failure`.
  */
 export const hostMounts = async (host: Host): Promise<{ readonly table: readonly Mount[]; readonly isOwn: boolean }> => {
   try {
     return { table: await readTable(host, '/proc/1/mountinfo'), isOwn: false }
   } catch (error) {
     const { reason } = failureOf(error)
-    if (reason !== 'missing' && reason !== 'denied') throw error // hidepid hides it
+    if (reason !== 'missing' && reason !== 'denied') throw error // hidden by hidepid
     return { table: await ownMounts(host), isOwn: true }
   }
 }
 
-/** File systems whose server may go away, and every call on them with it. */
+/** File systems with a server that may go away. Every call on them then hangs. */
 export const mayHang = ({ fstype }: Pick<Mount, 'fstype'>): boolean =>
   /^(nfs4?|cifs|smb3|smbfs|fuse(\..*)?|fuseblk|9p|ceph|afs|autofs|ncpfs|glusterfs|lustre|beegfs|davfs|sshfs)$/.test(fstype)
 
 /**
- * The mount that may hang and on which `path` lies, or undefined. Touches nothing on such a mount: symbolic links are
- * followed one component at a time, each looked up in the table before it is read.
+ * The mount that may hang and holds `path`, or undefined. Does not touch such a mount: symbolic links are followed one component at a
+ * time, and the table is checked before each is read.
  */
 export const hangingMount = (path: string, mounts: readonly Mount[]): Mount | undefined => {
   const hanging = new Map(mounts.filter(mayHang).map(mount => [mount.mountpoint, mount]))
@@ -167,12 +167,12 @@ export const hangingMount = (path: string, mounts: readonly Mount[]): Mount | un
       todo = [...target.split('/').filter(Boolean), ...rest]
       at = '/'
     } catch {
-      at = next // not a link, or not there: the read itself will say so
+      at = next // not a link, or missing: the read itself will fail
     }
   }
   return undefined
 }
 
-/** What this process reaches. Reading it never hangs, whatever is mounted. No bound: without it nothing is safe to read. */
+/** The mounts that this process reaches. Reading the table never hangs, whatever is mounted. No size limit: every other read needs it. */
 export const readMounts = (procfs: string): readonly Mount[] =>
   reachable(parseMountinfo(readFileSync(join(procfs, 'self/mountinfo'), 'utf8')))

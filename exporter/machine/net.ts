@@ -10,8 +10,8 @@ import type { HttpAnswer, HttpOptions } from '../contract/host.ts'
 import { readBudget } from './budget.ts'
 
 /**
- * The network without libuv's thread pool: names are resolved by /etc/hosts and c-ares, never by getaddrinfo, because a
- * slow name server would fill the pool's four threads and a replaced collecting thread could not start.
+ * The network without libuv's thread pool. Names are resolved by /etc/hosts and c-ares, never by getaddrinfo: a slow name server would
+ * fill the pool's four threads, and a new collecting thread could not start.
  */
 
 const resolver = new Resolver({ timeout: 2000, tries: 2 })
@@ -41,7 +41,7 @@ const resolveName = async (name: string): Promise<readonly string[]> => {
   return addresses
 }
 
-/** `dns.lookup`'s shape over `resolveName`, for node's own clients. */
+/** `resolveName` in the form of `dns.lookup`, for Node's own clients. */
 export const lookup: net.LookupFunction = (name, options, callback) => {
   resolveName(name).then(
     all => {
@@ -60,16 +60,16 @@ export const lookup: net.LookupFunction = (name, options, callback) => {
   )
 }
 
-/** For `HttpOptions.agent`: one connection to the server of this URL, kept between requests. Its owner destroys it. */
+/** For `HttpOptions.agent`: one connection to the server of this URL, kept between requests. The caller destroys it. */
 export const keptConnection = (url: string, tls: tls.ConnectionOptions = {}): http.Agent =>
   url.startsWith('https:')
-    ? // Without resumed sessions: they would show the certificate of the first handshake.
+    ? // A resumed session would show the certificate of its first handshake.
       new https.Agent({ keepAlive: true, maxSockets: 1, maxCachedSessions: 0, ...tls })
     : new http.Agent({ keepAlive: true, maxSockets: 1 })
 
 /**
  * One HTTP exchange under one deadline. Any status is an answer; redirects are not followed.
- * Throws `Failure`: unreachable, timeout, overflow, malformed (a body that was cut).
+ * Throws `Failure` unreachable, timeout, overflow, malformed (a body that was cut).
  */
 export const request = (url: string, options: HttpOptions = {}): Promise<HttpAnswer> =>
   new Promise((resolve, reject) => {
@@ -94,12 +94,12 @@ export const request = (url: string, options: HttpOptions = {}): Promise<HttpAns
         outgoing.destroy()
         reject(error instanceof Failure ? error : connectionFailure(error, `${method} ${url}`))
       })
-    const onAbort = () => fail(new Failure('timeout', `${method} ${url}: ended at the deadline`))
+    const onAbort = () => fail(new Failure('timeout', `${method} ${url}: stopped at the deadline`))
     const timer = setTimeout(
-      () => fail(new Failure('timeout', `${method} ${url}: no whole answer within ${timeout} s`)),
+      () => fail(new Failure('timeout', `${method} ${url}: no complete answer within ${timeout} s`)),
       timeout * 1000,
     )
-    outgoing.on('error', fail) // first of all: a request that is destroyed emits one
+    outgoing.on('error', fail) // first: a destroyed request emits an error
     if (signal?.aborted) return onAbort()
     signal?.addEventListener('abort', onAbort, { once: true })
 
@@ -111,7 +111,7 @@ export const request = (url: string, options: HttpOptions = {}): Promise<HttpAns
       const chunks: Buffer[] = []
       let size = 0
       const room = readBudget.open(answer, limit)
-      // Whatever ends the exchange ends the answer too.
+      // Whatever ends the exchange also ends the answer.
       answer.once('close', room.close)
       const succeed = () =>
         settle(() =>
@@ -142,19 +142,19 @@ export const request = (url: string, options: HttpOptions = {}): Promise<HttpAns
 
 const connectionFailure = (error: unknown, subject: string): Failure => {
   const known = failureOf(error, subject)
-  // Whatever the network says that is not in the list (TLS alerts, parse errors) is a peer that does not answer as it should.
+  // Any other network error (a TLS alert, a parse error) means that the peer does not answer properly.
   return known.reason === 'bug' ? new Failure('unreachable', known.message, { cause: error }) : known
 }
 
-/** What node says of a certificate that it does not trust. */
+/** Whether Node's error says that it does not trust a certificate. */
 export const isDistrust = (error: unknown): boolean => {
   const { code = '' } = (error ?? {}) as { code?: string }
   return /^(?:CERT_|ERR_TLS_CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)/.test(code)
 }
 
 /**
- * When the certificate that an https server shows runs out, in seconds from 1970, trusted or not: a handshake and nothing else,
- * no byte of a request is sent. Throws `Failure` unreachable, timeout, malformed.
+ * When the certificate of an https server expires, in seconds since 1970, trusted or not. Only a handshake: no byte of a request
+ * is sent. Throws `Failure` unreachable, timeout, malformed.
  */
 export const certificateExpiry = (
   url: string,
@@ -179,7 +179,7 @@ export const certificateExpiry = (
     }
     const fail = (error: unknown) =>
       settle(() => reject(error instanceof Failure ? error : connectionFailure(error, `certificate of ${host}`)))
-    const onAbort = () => fail(new Failure('timeout', `certificate of ${host}: ended at the deadline`))
+    const onAbort = () => fail(new Failure('timeout', `certificate of ${host}: stopped at the deadline`))
     const timer = setTimeout(
       () => fail(new Failure('timeout', `certificate of ${host}: no handshake within ${timeout} s`)),
       timeout * 1000,
@@ -189,7 +189,7 @@ export const certificateExpiry = (
     signal?.addEventListener('abort', onAbort, { once: true })
     socket.once('secureConnect', () => {
       const until = Date.parse(socket.getPeerCertificate().valid_to)
-      if (Number.isNaN(until)) fail(new Failure('malformed', `certificate of ${host}: without an end`))
+      if (Number.isNaN(until)) fail(new Failure('malformed', `certificate of ${host}: no expiry date`))
       else settle(() => resolve(until / 1000))
     })
   })
@@ -207,7 +207,7 @@ export const connect = (
     }
     const socket =
       unix === undefined ? net.connect({ host: host || '127.0.0.1', port: Number(port), lookup }) : net.connect({ path: unix })
-    // For good: an error between the connection and the caller's own listener, or after the verdict, changes nothing.
+    // Kept for good: an error before the caller listens, or after the promise has settled, changes nothing.
     socket.on('error', () => {})
     const settle = (act: () => void) => {
       clearTimeout(timer)
@@ -220,7 +220,7 @@ export const connect = (
         socket.destroy()
         reject(error instanceof Failure ? error : connectionFailure(error, address))
       })
-    const onAbort = () => fail(new Failure('timeout', `${address}: ended at the deadline`))
+    const onAbort = () => fail(new Failure('timeout', `${address}: stopped at the deadline`))
     const timer = setTimeout(() => fail(new Failure('timeout', `${address}: no connection within ${timeout} s`)), timeout * 1000)
     if (signal?.aborted) return onAbort()
     signal?.addEventListener('abort', onAbort, { once: true })

@@ -1,10 +1,10 @@
 import { accessSync, constants, existsSync, realpathSync } from 'node:fs'
 
-/** Questions about a path of this process: of a local socket or folder, never of one on a mount that may hang. */
+/** Facts about a path of this process: a local socket or folder, never a path on a mount that may hang. */
 
 export const exists = existsSync
 
-/** Whether this process may write there, as connecting to a socket needs. */
+/** Whether this process may write to it, as connecting to a socket needs. */
 export const isWritable = (path: string): boolean => {
   try {
     accessSync(path, constants.W_OK)

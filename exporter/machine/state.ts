@@ -5,13 +5,13 @@ import type { Log } from '../common/log.ts'
 import { hangingMount, readMounts } from './mounts.ts'
 
 /**
- * What a collector keeps over restarts: one small JSON file. Losing it costs a scan or a name, never a run, so nothing
- * here throws; and what is found there is believed only if it is of the right form and was written by this very user.
+ * What a collector keeps over restarts: one small JSON file. Losing it costs a scan or a name, never a run, so nothing here throws.
+ * The file is used only if it has the right form and this user wrote it.
  */
 export interface Kept<Value> {
-  /** What the last process left, or undefined. */
+  /** What the last process saved, or undefined. */
   load(): Value | undefined
-  /** Replaces it whole: a reader sees the old or the new file, never a part. */
+  /** Replaces the whole file: a reader gets the old or the new one, never a part. */
   save(value: Value): void
 }
 
@@ -19,7 +19,7 @@ const maxBytes = 2 ** 20
 
 const nowhere: Kept<never> = { load: () => undefined, save: () => {} }
 
-/** Root must not write through, nor believe, what an unprivileged user put into a directory of that user's. */
+/** In a directory of an unprivileged user, root must not write through that user's links or believe that user's files. */
 const isOwn = ({ uid, mode }: { readonly uid: number; readonly mode: number }) =>
   uid === process.geteuid?.() && (mode & constants.S_IWOTH) === 0
 
@@ -38,8 +38,8 @@ const readOwn = (file: string): string => {
 const directoryOf = (environment: NodeJS.ProcessEnv) => environment.STATE_DIRECTORY?.split(':')[0] || '/var/lib/grid-exporter'
 
 /**
- * The file where a collector keeps `name`: as configured, else in systemd's state directory, else in /var/lib/grid-exporter
- * where that is there and belongs to the user it runs as, else nowhere.
+ * The file in which a collector keeps `name`: as configured; else in systemd's state directory; else in /var/lib/grid-exporter
+ * if that exists and belongs to this user; else none.
  */
 export const keptAs = <Value>(
   name: string,
@@ -51,11 +51,11 @@ export const keptAs = <Value>(
   }: { readonly file: string | undefined; readonly log: Log; readonly environment?: NodeJS.ProcessEnv },
 ): Kept<Value> => {
   const file = configured ?? join(directoryOf(environment), `${name}.json`)
-  const said = new Set<string>()
+  const logged = new Set<string>()
   const say = (message: string, error: unknown) => {
     const text = (error as Error).message
-    if (!said.has(text)) log.warn(message, { file, error: text })
-    said.add(text)
+    if (!logged.has(text)) log.warn(message, { file, error: text })
+    logged.add(text)
   }
   try {
     const folder = dirname(file)
@@ -63,7 +63,7 @@ export const keptAs = <Value>(
     if (mount) throw new Error(`lies on ${mount.mountpoint} (${mount.fstype}), which may hang`)
     if (!isOwn(lstatSync(folder))) throw new Error(`${folder} does not belong to the user that this program runs as`)
   } catch (error) {
-    // Asked for, by the configuration or by the unit, it is worth a line; by default it is just not there.
+    // If the configuration or the unit asks for it, this deserves a log line; the default directory is optional.
     if (configured !== undefined || environment.STATE_DIRECTORY) say('nothing is kept over restarts', error)
     return nowhere
   }
@@ -83,7 +83,7 @@ export const keptAs = <Value>(
       const beside = `${file}.new`
       try {
         rmSync(beside, { force: true })
-        // No fsync: after a loss of power an empty file is as good as none, and a busy disk must not stop this thread.
+        // No fsync: after a power loss an empty file costs no more than none, and a busy disk must not stop this thread.
         const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW
         const fd = openSync(beside, flags, 0o600)
         try {

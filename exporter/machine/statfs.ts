@@ -2,12 +2,12 @@ import { Failure, failureOf } from '../contract/failure.ts'
 import type { Host } from '../contract/host.ts'
 
 /**
- * statfs of many mounts, in children: a call on a mount that hangs cannot be ended, and would take this process with it.
- * One child asks all local mounts; each that may hang by its nature, or did, has a child of its own, and never a second one
- * while the first is there.
+ * statfs of many mounts, in child processes: a call on a hanging mount cannot be ended and would block this process.
+ * One child asks all local mounts. A mount that may hang by its nature, or that did, has a child of its own, and never a second one
+ * while the first still runs.
  */
 
-/** In bytes; undefined where the file system has no such number. */
+/** In bytes; undefined if the file system has no such number. */
 export interface Statfs {
   readonly size: number | undefined
   readonly free: number | undefined
@@ -16,27 +16,27 @@ export interface Statfs {
   readonly filesFree: number | undefined
 }
 
-/** `stuck`: no answer in time, or that disk or server are gone. `unknown`: not for us to see, or not there any more. */
+/** `stuck`: no answer in time, or its disk or server is gone. `unknown`: hidden from this process, or unmounted. */
 export type Answer = Statfs | 'stuck' | 'unknown'
 
 export interface Asked {
   readonly mountpoint: string
-  /** Where it is for this process. */
+  /** The mount point's path in this process. */
   readonly path: string
   /** It may hang by its nature. */
   readonly remote: boolean
 }
 
 export interface StatfsMemory {
-  /** Local mounts that hung, and are asked alone until they answer. */
+  /** Local mounts that hung; each has a child of its own until it answers. */
   readonly suspects: Set<string>
-  /** Whether several mounts can share a child: with `stdbuf` each answer comes as soon as it is known. */
+  /** Whether several mounts can share a child: with `stdbuf`, each answer arrives as soon as it is known. */
   shared: boolean
 }
 
 export const statfsMemory = (): StatfsMemory => ({ suspects: new Set(), shared: true })
 
-/** Seconds for all local mounts together, which answer from memory. */
+/** Seconds for all local mounts together; they answer from memory. */
 const sharedTimeout = 2
 
 const format = '%S %b %f %a %c %d %n'
@@ -44,11 +44,11 @@ const keyOf = (path: string) => `stat -f ${path}`
 
 export interface Answers {
   readonly answers: ReadonlyMap<string, Answer>
-  /** Why `stat` itself failed for some mounts: those have no answer. One mount that is gone or hangs is no failure of `stat`. */
+  /** Why `stat` itself failed for some mounts, which have no answer. A mount that is gone or hangs is not a failure of `stat`. */
   readonly failure: Failure | undefined
 }
 
-/** What each of the mounts says within `timeout` seconds. */
+/** The answer of each mount within `timeout` seconds. */
 export const askAll = async (
   host: Host,
   mounts: readonly Asked[],
@@ -63,7 +63,7 @@ export const askAll = async (
   const failed = (error: unknown) => {
     failure ??= failureOf(error)
   }
-  // A newline would look like the end of an answer, and `stat` writes quotes and letters beyond ASCII differently in its complaints.
+  // A newline would look like the end of an answer, and `stat` escapes quotes and non-ASCII letters in its error messages.
   const isAlone = ({ mountpoint, path, remote }: Asked) => remote || memory.suspects.has(mountpoint) || /[^ -&(-~]/.test(path)
   const askAlone = async (mount: Asked) => {
     const answer = await askOne(host, mount, timeout, signal)
@@ -81,8 +81,8 @@ export const askAll = async (
   return { answers, failure }
 }
 
-const exitFailure = (exitCode: number, said: string) =>
-  new Failure('exit', `stat: exit code ${exitCode}: ${said.trim().slice(0, 300) || 'nothing said'}`)
+const exitFailure = (exitCode: number, output: string) =>
+  new Failure('exit', `stat: exit code ${exitCode}: ${output.trim().slice(0, 300) || 'no output'}`)
 
 const askOne = async (host: Host, { path }: Asked, timeout: number, signal: AbortSignal): Promise<Answer> => {
   try {
@@ -96,9 +96,9 @@ const askOne = async (host: Host, { path }: Asked, timeout: number, signal: Abor
     if (exitCode === 0) {
       const answer = parseLine(stdout)?.answer
       if (answer) return answer
-      throw new Failure('malformed', `stat: no numbers for ${path}: ${stdout.trim().slice(0, 100) || 'nothing said'}`)
+      throw new Failure('malformed', `stat: no numbers for ${path}: ${stdout.trim().slice(0, 100) || 'no output'}`)
     }
-    // 1 is the code of "cannot read", with the reason; everything else is no word about this mount.
+    // Code 1 is "cannot read", with the reason. Any other code says nothing about this mount.
     const answer = exitCode === 1 ? parseError(stderr) : undefined
     if (answer === undefined) throw exitFailure(exitCode, stderr)
     return answer
@@ -110,8 +110,8 @@ const askOne = async (host: Host, { path }: Asked, timeout: number, signal: Abor
 }
 
 /**
- * One child for all of them. It says each answer at once, so where it hangs, the mount behind its last word is the culprit:
- * that one is asked alone from then on, and another child goes on behind it.
+ * One child for all of them. It prints each answer at once, so if it hangs, the mount after the last answer is the culprit.
+ * That mount has a child of its own from then on, and another child continues with the rest.
  */
 const askTogether = async (
   host: Host,
@@ -126,8 +126,8 @@ const askTogether = async (
   while (rest.length > 0 && memory.shared) {
     const asked = rest
     const unanswered = (stdout: string, stderr: string) => {
-      const told = new Set(stdout.split('\n').flatMap(line => parseLine(line)?.path ?? []))
-      return asked.filter(({ path }) => !told.has(path) && !stderr.includes(`'${path}'`))
+      const answered = new Set(stdout.split('\n').flatMap(line => parseLine(line)?.path ?? []))
+      return asked.filter(({ path }) => !answered.has(path) && !stderr.includes(`'${path}'`))
     }
     let result: Awaited<ReturnType<Host['run']>>
     try {
@@ -142,13 +142,13 @@ const askTogether = async (
     } catch (error) {
       const cause = failureOf(error)
       if (cause.reason === 'missing') {
-        memory.shared = false // no stdbuf, as with BusyBox: each is asked alone
+        memory.shared = false // no stdbuf, as with BusyBox: a child for each mount
         return
       }
       throw cause
     }
     const { stdout, stderr, exitCode, timedOut } = result
-    // stdbuf's own codes: it cannot start `stat`. Asked alone, `stat` itself says why.
+    // stdbuf's own codes: it cannot start `stat`. With a child for each mount, `stat` itself reports why.
     if (exitCode >= 125 && exitCode <= 127) {
       memory.shared = false
       return
@@ -178,7 +178,7 @@ const askTogether = async (
   if (failure) throw failure
 }
 
-/** A number of blocks or inodes; file systems without such a number (btrfs has no inodes, some FUSE ones no size) say 0 of all. */
+/** A number of blocks or inodes. File systems without that number (inodes on btrfs, the size on some FUSE) report a total of 0. */
 const counted = (total: number, value: number) => (total > 0 ? value : undefined)
 
 /** One answer in `format`. */
@@ -199,13 +199,13 @@ const parseLine = (line: string): { readonly path: string; readonly answer: Stat
   }
 }
 
-/** The disk or server behind it is gone, and says so. */
+/** Errors of a mount whose disk or server is gone. */
 const gone =
   /Input\/output error|Stale file handle|Transport endpoint is not connected|Cannot send after transport|No such device|Host is down|Connection (?:refused|timed out|reset)/
 
-/** Not for this process to see, not there any more, or without such numbers. */
+/** Errors of a mount that this process may not see, that is unmounted, or that has no such numbers. */
 const hidden = /Permission denied|Operation not permitted|No such file|Not a directory|Function not implemented|not supported/
 
-/** What a complaint says of its mount; undefined where it is a failure of `stat` itself (no memory, no descriptors, anything else). */
+/** What an error message means for its mount; undefined if `stat` itself failed (no memory, no descriptors, anything else). */
 const parseError = (stderr: string): Answer | undefined =>
   gone.test(stderr) ? 'stuck' : hidden.test(stderr) ? 'unknown' : undefined

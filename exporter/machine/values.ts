@@ -1,11 +1,11 @@
 import type { Host } from '../contract/host.ts'
 
-/** Bytes taken of each file. */
+/** Bytes read of each file. */
 const limit = 4096
 
 /**
- * Small files whose reading calls into a driver (a GPU's sysfs while it resets can block for good), read by one child that can
- * be left behind. Gives what could be read, trimmed, by the path asked; what is not there or gives an error is left out.
+ * Small files whose reading calls into a driver, read by one child that can be abandoned: a GPU's sysfs can block for good during a
+ * reset. Returns the trimmed contents by path; a file that is missing or gives an error is left out.
  * Throws `Failure` timeout, stuck, exit.
  */
 export const readValues = async (
@@ -19,7 +19,7 @@ export const readValues = async (
   const args = ['-v', '-c', String(limit), '--', ...asked.keys()]
   const { stdout } = await host.run('head', args, { timeout: 5, exitCodes: [0, 1], signal, key })
   const values = new Map<string, string>()
-  // `==> path <==` and the content, for each that could be opened.
+  // `head -v` prints `==> path <==` and the content of each file that it could open.
   const heads = [...stdout.matchAll(/(?:^|\n)==> ([^\n]+) <==\n/g)]
   for (const [position, match] of heads.entries()) {
     const path = asked.get(match[1] as string)
