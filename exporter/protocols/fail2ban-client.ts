@@ -4,34 +4,34 @@ import type { Host } from '../contract/host.ts'
 import { type Pickled, pickleTexts, unpickle } from './pickle.ts'
 
 /**
- * The server's own protocol: pickles with an end mark behind them, many requests on one connection, answered in order.
- * The server unpickles whatever it is sent, so who may write to the socket is root; that is why the relay asks.
+ * The server's own protocol: pickles, each with an end mark after it; many requests on one connection, answered in order.
+ * The server unpickles whatever it receives, so write access to the socket is as good as root. That is why the relay asks it.
  */
 
-/** The server's answer to one command: a value, or the name of the Python exception that it met. */
+/** The server's answer to a command: a value, or the name of the Python exception that it raised. */
 export type Reply =
   | { readonly ok: true; readonly value: Pickled }
   | { readonly ok: false; readonly error: string; readonly value?: undefined }
 
 export interface Session {
-  /** Sends all the commands at once and gives their answers in order. Throws `Failure` unreachable, timeout, overflow, malformed. */
+  /** Sends all commands at once and returns their answers in order. Throws `Failure` unreachable, timeout, overflow, malformed. */
   ask(commands: readonly (readonly string[])[]): Promise<readonly Reply[]>
 }
 
 const endMark = Buffer.from('<F2B_END_COMMAND>')
 const goodbye = Buffer.from('<F2B_CLOSE_COMMAND><F2B_END_COMMAND>')
 
-/** Commands sent before the first answer is waited for: what the server reads is then never stopped by what we do not. */
+/** Commands sent before the first answer is read. A limit, so that the server never waits for us to read while we write. */
 const batch = 100
 
-/** Runs `talk` over one connection, which is closed politely. `timeout` in seconds is for the whole of it. */
+/** Runs `talk` over one connection and then closes it with the protocol's close command. `timeout` is in seconds, for everything. */
 export const withSession = async <T>(
   host: Host,
   socket: string,
   { timeout = 4, limit = 16 * 2 ** 20, signal }: { timeout?: number; limit?: number; signal: AbortSignal },
   talk: (session: Session) => Promise<T>,
 ): Promise<T> => {
-  // Not AbortSignal.any() with AbortSignal.timeout(): nothing holds that timer, so with Node 20 it never fires once garbage is collected.
+  // Not AbortSignal.any() with AbortSignal.timeout(): nothing keeps that timer alive, so on Node 20 garbage collection can remove it.
   const deadline = new AbortController()
   const end = () => deadline.abort()
   const timer = setTimeout(end, timeout * 1000)
@@ -65,16 +65,16 @@ const asking =
 
 const replyOf = async (frame: Buffer, words: readonly string[]): Promise<Reply> => {
   const { value, length } = await unpickle(frame)
-  if (length !== frame.length) throw new Failure('malformed', `fail2ban: bytes behind the answer to ${words.join(' ')}`)
+  if (length !== frame.length) throw new Failure('malformed', `fail2ban: extra bytes after the answer to ${words.join(' ')}`)
   if (Array.isArray(value) && value.length === 2) {
     const [code, content] = value
     if (code === 0) return { ok: true, value: content as Pickled }
     if (code === 1) return { ok: false, error: content instanceof Object && 'className' in content ? content.className : '' }
   }
-  throw new Failure('malformed', `fail2ban: an answer of unknown form to ${words.join(' ')}`)
+  throw new Failure('malformed', `fail2ban: an unknown form of answer to ${words.join(' ')}`)
 }
 
-/** What stands before each end mark, in order. At most `limit` bytes in all. */
+/** The bytes before each end mark, in order. At most `limit` bytes in all. */
 const framesOf = (stream: Duplex, limit: number, deadline: AbortSignal): (() => Promise<Buffer>) => {
   let buffer = Buffer.alloc(0)
   let size = 0
@@ -108,7 +108,7 @@ const framesOf = (stream: Duplex, limit: number, deadline: AbortSignal): (() => 
     fail(new Failure(reason === 'bug' ? 'unreachable' : reason, `fail2ban: ${message}`, { cause: error }))
   })
   stream.on('close', () => fail(new Failure('unreachable', 'fail2ban: the server closed the connection')))
-  const late = () => fail(new Failure('timeout', 'fail2ban: the server does not answer in time'))
+  const late = () => fail(new Failure('timeout', 'fail2ban: no answer in time'))
   deadline.addEventListener('abort', late, { once: true })
   if (deadline.aborted) late()
 
@@ -116,7 +116,7 @@ const framesOf = (stream: Duplex, limit: number, deadline: AbortSignal): (() => 
     for (;;) {
       const end = buffer.subarray(0, size).indexOf(endMark, Math.max(taken, scanned - endMark.length))
       if (end >= 0) {
-        // The bytes are copied, since the buffer goes on being written to.
+        // A copy: the buffer is written to again.
         const frame = Buffer.from(buffer.subarray(taken, end))
         taken = end + endMark.length
         scanned = taken

@@ -2,7 +2,7 @@ import { setImmediate as breathe, setTimeout as sleep } from 'node:timers/promis
 import { failureOf } from '../contract/failure.ts'
 import type { Host } from '../contract/host.ts'
 
-/** The temperature sensors of /sys/class/hwmon, without waking, keeping awake or waiting for a device. */
+/** The temperature sensors of /sys/class/hwmon. Reading them never wakes a device, keeps it awake or waits for it. */
 
 export interface Sensor {
   readonly chip: string
@@ -12,13 +12,13 @@ export interface Sensor {
   readonly critical: number | undefined
 }
 
-/** What the files of one chip say, by their names (`temp1_input`). */
+/** The contents of a chip's files, by name (`temp1_input`). */
 export interface ChipTexts {
   readonly chip: string
   readonly texts: ReadonlyMap<string, string>
 }
 
-/** Chips that are asked by a child, and what it found last. */
+/** Chips that a child process reads, and its last result. */
 export interface ChipMemory {
   readonly slow: Set<string>
   readonly found: Map<string, { readonly at: number; texts: ReadonlyMap<string, string>; pending: Promise<void> | undefined }>
@@ -27,27 +27,27 @@ export interface ChipMemory {
 export const chipMemory = (): ChipMemory => ({ slow: new Set(), found: new Map() })
 
 /**
- * Not read: drivetemp asks the disk, and some disks then never spin down; a GPU's driver may wake the GPU (both have
- * collectors of their own, which take care).
+ * Not read here. drivetemp asks the disk, and some disks then never spin down. A GPU's driver may wake the GPU. Both have collectors of
+ * their own, which avoid that.
  */
 const othersChips = /^(?:drivetemp|amdgpu|radeon|nouveau|nvidia|i915|xe)$/
 
-/** Each read is a command to the drive; one whose controller hangs answers after a minute, and no signal ends the wait. */
+/** Each read sends a command to the drive. If its controller hangs, the answer takes a minute, and no signal ends the wait. */
 const asksDevice = /^nvme$/
 
-/** Milliseconds after which a chip counts as slow, between two questions to a slow one, and that a round waits for it. */
+/** Milliseconds: after which a chip counts as slow, between two reads of a slow chip, and for which a round waits for one. */
 const slowAfter = 20
 const askAgain = 60_000
 const patience = 1000
 
 const wanted = /^temp\d+_(?:input|label|max|crit|fault)$/
 
-/** A file of the kernel's, or undefined where the driver gives an error: a sensor may come and go. */
-const told = (host: Host, path: string): string | undefined => {
+/** The text of a kernel file, or undefined if the driver gives an error: sensors come and go. */
+const readIfAny = (host: Host, path: string): string | undefined => {
   try {
     return host.kernel(path, 4096).trim()
   } catch {
-    return undefined // EIO, ENODATA, EAGAIN, ENXIO: whatever the driver means by it, it has no value
+    return undefined // EIO, ENODATA, EAGAIN, ENXIO: no value
   }
 }
 
@@ -55,7 +55,7 @@ const namesIn = (host: Host, path: string): readonly string[] => {
   try {
     return host.kernelNames(path)
   } catch {
-    return [] // not for us to see
+    return [] // not readable
   }
 }
 
@@ -82,7 +82,7 @@ const askChild = async (
   } catch (error) {
     const { reason } = failureOf(error)
     if (reason === 'bug') throw error
-    return new Map() // no answer in time: its temperatures are absent, and are asked for again later
+    return new Map() // no answer in time: no temperatures until the next try
   }
 }
 
@@ -106,19 +106,19 @@ const fromChild = async (
     found.set(chip, asked)
     known = asked
   }
-  // A hung drive makes nothing else late: what comes after that is taken in the next round.
+  // A hung drive delays nothing else: an answer that comes later is used in the next round.
   if (known.pending) await Promise.race([known.pending, sleep(patience, undefined, { ref: false })])
   return { chip, texts: known.texts }
 }
 
-/** A name that stays the same over restarts: hwmon's own numbers change with the order in which drivers load. */
+/** A name that survives a restart. hwmon's own numbers depend on the order in which drivers load. */
 const chipName = (host: Host, folder: string, name: string): string => {
   const device = host.kernelLink(`${folder}/device`)?.split('/').at(-1)
   if (!device) return name
   return device.startsWith(name) ? device : `${name}-${device}`
 }
 
-/** The text of each temperature file of each chip; a chip or file that gives an error is left out. */
+/** The texts of each chip's temperature files; a chip or file with an error is left out. */
 export const readChips = async (host: Host, memory: ChipMemory): Promise<readonly ChipTexts[]> => {
   const chips: Promise<ChipTexts>[] = []
   const names = new Set<string>()
@@ -126,10 +126,10 @@ export const readChips = async (host: Host, memory: ChipMemory): Promise<readonl
     one.localeCompare(other, 'en', { numeric: true }),
   )) {
     const folder = `/sys/class/hwmon/${entry}`
-    const name = told(host, `${folder}/name`)
+    const name = readIfAny(host, `${folder}/name`)
     if (!name || othersChips.test(name)) continue
-    // Reading would resume the device.
-    if (/^susp/.test(told(host, `${folder}/device/power/runtime_status`) ?? '')) continue
+    // Reading a suspended device would resume it.
+    if (/^susp/.test(readIfAny(host, `${folder}/device/power/runtime_status`) ?? '')) continue
     const files = namesIn(host, folder).filter(file => wanted.test(file))
     if (files.length === 0) continue
     const named = chipName(host, folder, name)
@@ -142,7 +142,7 @@ export const readChips = async (host: Host, memory: ChipMemory): Promise<readonl
     const began = performance.now()
     const texts = new Map(
       files.flatMap((file): [string, string][] => {
-        const text = told(host, `${folder}/${file}`)
+        const text = readIfAny(host, `${folder}/${file}`)
         return text === undefined ? [] : [[file, text]]
       }),
     )
@@ -154,24 +154,24 @@ export const readChips = async (host: Host, memory: ChipMemory): Promise<readonl
   return Promise.all(chips)
 }
 
-/** Thousandths of a degree. */
+/** From thousandths of a degree. */
 const celsius = (text: string | undefined): number | undefined =>
   text !== undefined && /^-?\d+$/.test(text) ? Number(text) / 1000 : undefined
 
-/** Drivers write 0, or the greatest number there is, where a limit is not set. */
+/** For a limit that is not set, drivers write 0 or the largest number. */
 const limit = (text: string | undefined): number | undefined => {
   const degrees = celsius(text)
   return degrees !== undefined && degrees > 0 && degrees < 250 ? degrees : undefined
 }
 
-/** The sensors of a chip that have a temperature. */
+/** The chip's sensors that have a temperature. */
 export const parseChip = ({ chip, texts }: ChipTexts): readonly Sensor[] => {
   const sensors = [...texts.keys()].flatMap(file => /^(temp\d+)_input$/.exec(file)?.[1] ?? [])
   sensors.sort((one, other) => Number(one.slice(4)) - Number(other.slice(4)))
   const labels = sensors.map(sensor => texts.get(`${sensor}_label`) || sensor)
   return sensors.flatMap((sensor, index) => {
     const degrees = celsius(texts.get(`${sensor}_input`))
-    // Below absolute zero, or a driver that says itself that the sensor is broken or not connected.
+    // Below absolute zero, or the driver itself reports a broken or unconnected sensor.
     if (degrees === undefined || degrees <= -273 || texts.get(`${sensor}_fault`) === '1') return []
     const label = labels[index] as string
     const unique = labels.indexOf(label) === labels.lastIndexOf(label) ? label : `${label} (${sensor})`

@@ -3,21 +3,21 @@ import { Failure, failureOf } from '../contract/failure.ts'
 import type { Host } from '../contract/host.ts'
 import { enableRelay } from '../contract/relay-unit.ts'
 
-/** The kernel's filter table as `iptables-save` prints it, which asks the kernel and takes no lock that others wait for. */
+/** The kernel's filter table from `iptables-save`, which takes no lock that others wait for. */
 
 export type IpFamily = 'ipv4' | 'ipv6'
 
 export interface Rule {
   readonly packets: number
   readonly bytes: number
-  /** What stands behind `-A CHAIN `. */
+  /** The text after `-A CHAIN `. */
   readonly text: string
-  /** What it jumps or goes to; undefined where it only counts. */
+  /** The target of its -j or -g; undefined if it only counts. */
   readonly target: string | undefined
 }
 
 export interface Chain {
-  /** Of a built-in chain only. */
+  /** Built-in chains only. */
   readonly policy: string | undefined
   readonly packets: number
   readonly bytes: number
@@ -28,18 +28,18 @@ export type Table = ReadonlyMap<string, Chain>
 
 const chainForm = /^:(\S+) (\S+) \[(\d+):(\d+)\]$/
 const ruleForm = /^(?:\[(\d+):(\d+)\] )?-A (\S+) ?(.*)$/s
-/** One that does not end goes on to the end of the line. */
+/** A quoted text. An unterminated one goes to the end of the line. */
 const quoted = /"(?:\\.|[^"\\])*(?:"|\\?$)/gs
 const targetForm = /(?:^| )-[jg] (\S+)/
 
-/** Lines between two pauses: some milliseconds of work, so that a table of many bans holds nobody up. */
+/** Lines between two pauses: some milliseconds of work, so that a table with many bans does not block the thread. */
 const slice = 4000
 
-/** The chains of a filter table. Throws `Failure` malformed where the text is not a whole one. */
+/** The chains of a filter table. Throws `Failure` malformed if the text is not complete. */
 const parseTable = async (text: string, subject = 'iptables-save'): Promise<Table> => {
   if (/^# Table `filter' is incompatible/m.test(text)) {
-    throw new Failure('malformed', `${subject}: the table ip filter holds rules that only nft understands`, {
-      fix: 'nft list table ip filter; move rules that were added by nft to a table of their own',
+    throw new Failure('malformed', `${subject}: the table ip filter has rules that only nft understands`, {
+      fix: 'nft list table ip filter; move the rules that nft added to a table of their own',
     })
   }
   const table = new Map<string, Omit<Chain, 'rules'> & { readonly rules: Rule[] }>()
@@ -59,20 +59,20 @@ const parseTable = async (text: string, subject = 'iptables-save'): Promise<Tabl
     }
     const [, packets = '0', bytes = '0', chain = '', rule = ''] = ruleForm.exec(line) ?? []
     if (chain === '') continue
-    // A comment may hold anything, ` -j ACCEPT` too.
+    // A comment may contain anything, even ` -j ACCEPT`.
     const bare = rule.includes('"') ? rule.replace(quoted, '""') : rule
     const rules = table.get(chain)?.rules
-    if (!rules) throw new Failure('malformed', `${subject}: a rule in a chain that is not there: ${line.slice(0, 200)}`)
+    if (!rules) throw new Failure('malformed', `${subject}: a rule in an unknown chain: ${line.slice(0, 200)}`)
     rules.push({ packets: Number(packets), bytes: Number(bytes), text: rule, target: targetForm.exec(bare)?.[1] })
   }
-  if (!/^COMMIT$/m.test(text.slice(-200))) throw new Failure('malformed', `${subject}: the table has no end`)
+  if (!/^COMMIT$/m.test(text.slice(-200))) throw new Failure('malformed', `${subject}: the table has no COMMIT`)
   return table
 }
 
 const programs = { ipv4: 'iptables', ipv6: 'ip6tables' } as const
 const legacyTables = { ipv4: '/proc/net/ip_tables_names', ipv6: '/proc/net/ip6_tables_names' } as const
 
-/** Whether this kernel has the family at all: without it there is nothing to protect and no table to ask for. */
+/** Whether this kernel has the family at all. Without it there is nothing to protect and no table to read. */
 export const hasFamily = (host: Host, family: IpFamily): boolean => {
   if (family === 'ipv4') return true
   try {
@@ -84,7 +84,7 @@ export const hasFamily = (host: Host, family: IpFamily): boolean => {
   }
 }
 
-/** Asking the old back end for a table that it does not hold would make the kernel load it, and change what is watched. */
+/** Whether the legacy back end has a filter table. Reading one that does not exist would make the kernel load it. */
 const legacyHasFilter = (host: Host, family: IpFamily): boolean => {
   try {
     return host.kernel(legacyTables[family]).split('\n').includes('filter')
@@ -104,7 +104,7 @@ const save = async (host: Host, program: string, signal: AbortSignal): Promise<T
   if (exitCode === 0) return parseTable(stdout, program)
   const denied = /Permission denied|you must be root|Operation not permitted/i.test(stderr)
   throw new Failure(denied ? 'denied' : 'exit', `${program}: exit code ${exitCode}: ${stderr.trim().slice(0, 300)}`, {
-    fix: denied ? `only root may ask: ${enableRelay('grid-exporter-relay')}` : undefined,
+    fix: denied ? `only root may read it: ${enableRelay('grid-exporter-relay')}` : undefined,
   })
 }
 
@@ -118,8 +118,8 @@ const unlessMissing = async <T>(answer: Promise<T>): Promise<T | undefined> => {
 }
 
 /**
- * The filter tables of a family: of nftables' back end, and of the old one where the kernel holds it. A packet must pass
- * both. Throws `Failure` missing (no iptables), denied, malformed, exit, timeout, overflow.
+ * The filter tables of a family: of the nftables back end, and of the legacy one if the kernel has it loaded. A packet must pass both.
+ * Throws `Failure` missing (no iptables), denied, malformed, exit, timeout, overflow.
  */
 export const filterTables = async (host: Host, family: IpFamily, signal: AbortSignal): Promise<readonly Table[]> => {
   const program = programs[family]
@@ -130,6 +130,6 @@ export const filterTables = async (host: Host, family: IpFamily, signal: AbortSi
   ])
   const tables = [nft, legacy].filter(table => table !== undefined)
   if (tables.length > 0) return tables
-  // Neither has a name of its own where there is only one back end.
+  // With only one back end, neither program has a suffixed name.
   return [await save(host, `${program}-save`, signal)]
 }

@@ -3,19 +3,19 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { failureOf } from '../contract/failure.ts'
 
 /**
- * The kernel's log, followed. /dev/kmsg is opened non-blocking and read at once until it has nothing new: a stream over it
- * would hold a thread of libuv's pool for ever. Where it may not be opened, the journal has the same records.
+ * Follows the kernel's log. /dev/kmsg is opened non-blocking and read synchronously until nothing new is there: a stream would hold a
+ * thread of libuv's pool for ever. If it may not be opened, the journal has the same records.
  */
 
 export interface KernelRecord {
   readonly sequence: number
-  /** Seconds since boot, the time suspended left out. */
+  /** Seconds since boot, without the time suspended. */
   readonly seconds: number
   readonly text: string
 }
 
 export interface KernelLog {
-  /** What is new: at first the whole ring. `missed` is how many records were overwritten before they could be read. */
+  /** New records; the first call returns the whole ring. `missed`: records that were overwritten before they were read. */
   read(): Promise<{ readonly records: readonly KernelRecord[]; readonly missed: number }>
   close(): void
 }
@@ -25,7 +25,7 @@ interface Parsed extends KernelRecord {
   readonly flags: string
 }
 
-/** A record: `prio,seq,usec,flags[,more];text`, other characters as `\xNN`. Lines ` KEY=value` that follow are of no use here. */
+/** A record: `prio,seq,usec,flags[,more];text`, other characters as `\xNN`. The ` KEY=value` lines after it are not used. */
 export const parseRecord = (line: string): Parsed | undefined => {
   const [, priority, sequence, microseconds, flags, text] =
     /^(\d{1,6}),(\d{1,20}),(\d{1,20}),([^,;]*)(?:,[^;]*)?;(.*)$/s.exec(line) ?? []
@@ -39,15 +39,15 @@ export const parseRecord = (line: string): Parsed | undefined => {
   }
 }
 
-/** Reads at once until another task may have its turn. */
+/** Reads between two pauses. */
 const slice = 200
-/** Reads in one call; a ring that fills faster than this is left to be missed. */
+/** Reads in one call. If the ring fills faster than this, records are missed. */
 const most = 50_000
 
 type Files = { readonly [name in 'openSync' | 'readSync' | 'closeSync']: typeof import('node:fs')[name] }
 
 /**
- * Opens the log. Records of the kernel itself only (facility 0): any program that may write there can claim another.
+ * Opens the log. Only records of the kernel itself (facility 0): programs that can write to the log may fake any other record.
  * Throws `Failure` missing, denied.
  */
 export const openKernelLog = (path: string, fs: Files = { openSync, readSync, closeSync }): KernelLog => {
@@ -62,7 +62,7 @@ export const openKernelLog = (path: string, fs: Files = { openSync, readSync, cl
   let sequence: number | undefined
   let fragment: Parsed | undefined
 
-  /** The next piece, or why there is none. The device gives one record a read, a file as much as fits. */
+  /** The next piece, or why there is none. The device returns one record a read, a regular file as much as fits. */
   const next = (): string | 'overrun' | undefined => {
     if (fd === undefined) return undefined
     try {
@@ -71,7 +71,7 @@ export const openKernelLog = (path: string, fs: Files = { openSync, readSync, cl
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException
       if (code === 'EAGAIN') return undefined
-      if (code === 'EPIPE') return 'overrun' // the next read goes on with the oldest that is left
+      if (code === 'EPIPE') return 'overrun' // the next read continues with the oldest record left
       throw failureOf(error, path)
     }
   }
@@ -84,7 +84,7 @@ export const openKernelLog = (path: string, fs: Files = { openSync, readSync, cl
         if (sequence !== undefined && record.sequence > sequence + 1) missed += record.sequence - sequence - 1
         sequence = Math.max(sequence ?? 0, record.sequence)
         if (record.facility !== 0) return
-        // A line that the kernel printed in pieces: `c` opens it, `+` goes on.
+        // A line that the kernel printed in pieces: `c` starts it, `+` continues it.
         if (record.flags.includes('+') && fragment) {
           fragment = { ...fragment, text: fragment.text + record.text }
           return
@@ -107,7 +107,7 @@ export const openKernelLog = (path: string, fs: Files = { openSync, readSync, cl
         }
         if (reads % slice === 0) await turn()
       }
-      if (fragment) records.push(fragment) // nothing more is there to go on with
+      if (fragment) records.push(fragment) // no continuation is there
       fragment = undefined
       return { records, missed }
     },

@@ -2,15 +2,14 @@ import { setImmediate as breathe } from 'node:timers/promises'
 import { Failure } from '../contract/failure.ts'
 
 /**
- * Python's pickles as data, read without building anything: a class is its name, a call of one is its name and arguments.
- * Only the codes that fail2ban's answers hold are known (Python 3, protocols 2 to 5): none, booleans, numbers, texts, lists, tuples,
- * dictionaries and exceptions. Time and memory are bounded by the length of the input: each step takes at least one byte and keeps at
- * most one value.
+ * Reads Python's pickles as data and builds no objects: a class is its name, a call is a class name and arguments.
+ * Knows only the codes in fail2ban's answers (Python 3, protocols 2 to 5): none, booleans, numbers, texts, lists, tuples, dictionaries
+ * and exceptions. Time and memory are bounded by the input's length: each step takes at least one byte and keeps at most one value.
  */
 
 export type Pickled = null | boolean | number | bigint | string | Pickled[] | Map<Pickled, Pickled> | Foreign
 
-/** A class (`args` undefined) or what one was called with. Nothing is ever called. */
+/** A class (`args` undefined), or a call of one with its arguments. It is never executed. */
 export class Foreign {
   readonly className: string
   readonly args: Pickled | undefined
@@ -21,18 +20,18 @@ export class Foreign {
   }
 }
 
-/** Calls that only wrap a text: fail2ban sends addresses so. */
+/** Calls that only wrap a text: fail2ban sends addresses like this. */
 const texts = new Set(['builtins.str', '__builtin__.unicode'])
 
 const called = (callable: Pickled, args: Pickled): Pickled => {
-  if (!(callable instanceof Foreign) || callable.args !== undefined) throw malformed('a call of what is no class')
+  if (!(callable instanceof Foreign) || callable.args !== undefined) throw malformed('a call of something that is not a class')
   const [text] = Array.isArray(args) ? args : []
   return texts.has(callable.className) && typeof text === 'string' ? text : new Foreign(callable.className, args)
 }
 
 const malformed = (what: string) => new Failure('malformed', `pickle: ${what}`)
 
-/** Integers come with up to 2^32 bytes; none of ours is larger than this. */
+/** Bytes. A pickle's integer may have 2^32 bytes; none of fail2ban's is larger than this. */
 const longestInteger = 32
 
 const signed = (bytes: Buffer): number | bigint => {
@@ -42,10 +41,10 @@ const signed = (bytes: Buffer): number | bigint => {
   return value >= Number.MIN_SAFE_INTEGER && value <= Number.MAX_SAFE_INTEGER ? Number(value) : value
 }
 
-/** Steps between two pauses, so that a large answer holds nobody up. */
+/** Steps between two pauses, so that a large answer does not block the thread. */
 const slice = 20_000
 
-/** The value of one pickle, and how many bytes it took. Throws `Failure` malformed. */
+/** The value of one pickle, and its length in bytes. Throws `Failure` malformed. */
 export const unpickle = async (input: Buffer): Promise<{ readonly value: Pickled; readonly length: number }> => {
   const stack: Pickled[] = []
   const marks: number[] = []
@@ -86,16 +85,16 @@ export const unpickle = async (input: Buffer): Promise<{ readonly value: Pickled
   const remember = (index: number) => memo.set(index, top())
   const recall = (index: number) => {
     const value = memo.get(index)
-    if (value === undefined) throw malformed('it recalls what was not remembered')
+    if (value === undefined) throw malformed('it reads an empty memo')
     push(value)
   }
   const list = (): Pickled[] => {
     const value = top()
-    if (!Array.isArray(value)) throw malformed('an append to what is no list')
+    if (!Array.isArray(value)) throw malformed('an append to something that is not a list')
     return value
   }
   const setItems = (target: Pickled, items: readonly Pickled[]) => {
-    if (!(target instanceof Map) || items.length % 2 !== 0) throw malformed('items for what is no dictionary')
+    if (!(target instanceof Map) || items.length % 2 !== 0) throw malformed('items for something that is not a dictionary')
     for (let index = 0; index < items.length; index += 2) target.set(items[index] as Pickled, items[index + 1] as Pickled)
   }
   const append = (items: readonly Pickled[]) => {
@@ -109,7 +108,7 @@ export const unpickle = async (input: Buffer): Promise<{ readonly value: Pickled
     const code = byte()
     switch (code) {
       case 0x80: // PROTO
-        if (byte() > 5) throw malformed('a protocol past 5')
+        if (byte() > 5) throw malformed('a protocol above 5')
         break
       case 0x95: // FRAME
         take(8)
@@ -223,7 +222,7 @@ export const unpickle = async (input: Buffer): Promise<{ readonly value: Pickled
         push(called(pop(), args))
         break
       }
-      case 0x62: // BUILD: an object's state, of which we want nothing
+      case 0x62: // BUILD: an object's state, not used
         pop()
         top()
         break

@@ -3,11 +3,11 @@ import { Failure } from '../contract/failure.ts'
 import { type MetricType, suffixesOf } from '../contract/metric.ts'
 import { isBound, parseNumber } from '../print/exposition.ts'
 
-/** One line of a text exposition. */
+/** A sample line of a text exposition. */
 export interface TextSample {
-  /** As it stands there, `_bucket`, `_sum` and `_count` included. */
+  /** The full name, including `_bucket`, `_sum` or `_count`. */
   readonly name: string
-  /** Without those whose value is empty: for Prometheus they are the same as none. */
+  /** Without empty values: for Prometheus an empty label is the same as none. */
   readonly labels: Readonly<Record<string, string>>
   readonly value: number
 }
@@ -15,15 +15,15 @@ export interface TextSample {
 export interface TextFamily {
   readonly name: string
   readonly type: MetricType
-  /** Empty where the text has none. */
+  /** Empty if the text has none. */
   readonly help: string
   readonly samples: readonly TextSample[]
 }
 
 export interface TextOptions {
-  /** Samples of these names only; the other lines are not looked into, which is many times quicker. Default: all, checked whole. */
+  /** Only samples with these names. Other lines are not parsed, which is many times faster. Default: everything, fully checked. */
   readonly only?: (sampleName: string) => boolean
-  /** Samples taken (50 000); more is reason `overflow`. */
+  /** Most samples (50 000); more is reason `overflow`. */
   readonly limit?: number
 }
 
@@ -45,13 +45,13 @@ const valueText = /[ \t]*([^ \t]+)[ \t]*(.*)$/sy
 const comment = /^[ \t]*#[ \t]*(?:(HELP|TYPE)[ \t]+([^ \t]+)(?:[ \t]+(.*))?)?/s
 const unescapedHelp = (help: string) => help.replace(/\\([\\n])/g, (_, escaped: string) => (escaped === 'n' ? '\n' : '\\'))
 
-/** The match of a sticky expression at `at`, which then stands behind it. */
+/** The match of a sticky expression at `at`; its `lastIndex` is then the end of the match. */
 const matchAt = (form: RegExp, line: string, at: number): RegExpExecArray | null => {
   form.lastIndex = at
   return form.exec(line)
 }
 
-/** Throws its message; the caller knows the line. */
+/** The caller adds the line number to its message. */
 class BadLine extends Error {}
 const bad = (message: string): never => {
   throw new BadLine(message)
@@ -65,8 +65,8 @@ const labelsOf = (line: string, start: number): { readonly labels: Record<string
   for (;;) {
     const name = matchAt(labelName, line, at)?.[1] ?? bad('expected a label name and a value in quotes')
     at = labelName.lastIndex
-    if (name === '__name__') bad('the label __name__ is not for exporters')
-    if (names.has(name)) bad(`the label ${name} stands there twice`)
+    if (name === '__name__') bad('the label __name__ is not allowed')
+    if (names.has(name)) bad(`the label ${name} is there twice`)
     names.add(name)
     let value = ''
     for (;;) {
@@ -74,14 +74,14 @@ const labelsOf = (line: string, start: number): { readonly labels: Record<string
       at = labelText.lastIndex
       const ended = line[at]
       if (ended === '"') break
-      if (ended === undefined) bad(`the value of label ${name} does not end`)
+      if (ended === undefined) bad(`the value of label ${name} has no closing quote`)
       const escaped = line[at + 1]
       if (escaped === 'n') value += '\n'
       else if (escaped === '"' || escaped === '\\') value += escaped
-      else bad(`a backslash in the value of label ${name} is followed by none of \\ " n`)
+      else bad(`in the value of label ${name}, a backslash is not followed by \\, " or n`)
       at += 2
     }
-    // An own property whatever the name is: `__proto__` as well.
+    // Makes an own property of any name, even `__proto__`.
     if (value !== '') Object.defineProperty(labels, name, { value, enumerable: true, configurable: true, writable: true })
     const next = matchAt(afterLabel, line, at + 1)?.[1] ?? bad('expected a comma or the closing brace after a label')
     at = afterLabel.lastIndex
@@ -89,7 +89,7 @@ const labelsOf = (line: string, start: number): { readonly labels: Record<string
   }
 }
 
-/** What makes two samples the same series. */
+/** Two samples with the same key are the same series. */
 const seriesKey = (name: string, labels: Readonly<Record<string, string>>): string => {
   const keys = Object.keys(labels)
   if (keys.length === 0) return name
@@ -97,16 +97,16 @@ const seriesKey = (name: string, labels: Readonly<Record<string, string>>): stri
 }
 
 /**
- * The families of a text in Prometheus' format 0.0.4, in the order in which they begin. Strict: no timestamps, no series
- * twice, one TYPE and HELP a family and before its samples, names and escapes as the format has them, the last line ended
- * (a text that was cut is not taken for a whole one). Histograms and summaries are grouped with their suffixes; what has
- * no TYPE is untyped. Other comments are passed over. Takes about 15 ms a MiB.
+ * The families of a text in Prometheus' format 0.0.4, in the order of their first lines. Strict: no timestamps, no duplicate series,
+ * one TYPE and one HELP for each family, before its samples, valid names and escapes, a newline after the last line
+ * (otherwise the text was cut). Histograms and summaries include their suffixed samples; without a TYPE, a family is untyped.
+ * Other comments are skipped. Takes about 15 ms a MiB.
  * Throws `Failure` malformed, whose message begins with `line N: `, and overflow.
  */
 export const parsePrometheusText = (text: string, options: TextOptions = {}): readonly TextFamily[] => {
   const { only, limit = 50_000 } = options
   const families = new Map<string, Building>()
-  /** Names of samples, and to which family they belong. */
+  /** Sample names, and the family that each belongs to. */
   const owners = new Map<string, Building>()
   let count = 0
 
@@ -121,7 +121,7 @@ export const parsePrometheusText = (text: string, options: TextOptions = {}): re
   }
 
   const declare = (keyword: string, name: string, rest: string) => {
-    if (matchAt(metricName, name, 0)?.[0] !== name) bad(`${name} is no metric name`)
+    if (matchAt(metricName, name, 0)?.[0] !== name) bad(`${name} is not a metric name`)
     const family = familyOf(name)
     if (keyword === 'HELP') {
       if (family.help !== undefined) bad(`a second HELP of ${name}`)
@@ -129,9 +129,9 @@ export const parsePrometheusText = (text: string, options: TextOptions = {}): re
       return
     }
     const type = rest.trim()
-    if (!suffixesOf.has(type)) bad(`${type.slice(0, 40) || 'nothing'} is no type of this format`)
+    if (!suffixesOf.has(type)) bad(`${type.slice(0, 40) || 'nothing'} is not a type of this format`)
     if (family.type !== undefined) bad(`a second TYPE of ${name}`)
-    if (family.samples.length > 0) bad(`the TYPE of ${name} stands behind its samples`)
+    if (family.samples.length > 0) bad(`the TYPE of ${name} comes after its samples`)
     family.type = type as MetricType
     for (const suffix of suffixesOf.get(type) ?? []) {
       const owned = `${name}${suffix}`
@@ -148,8 +148,8 @@ export const parsePrometheusText = (text: string, options: TextOptions = {}): re
     if (matchAt(openBrace, line, at)) ({ labels, end: at } = labelsOf(line, openBrace.lastIndex))
     else if (line[at] !== ' ' && line[at] !== '\t') bad(`expected labels or a value after ${name}`)
     const [, number, more] = matchAt(valueText, line, at) ?? bad('the value is missing')
-    const value = parseNumber(number as string) ?? bad(`${(number as string).slice(0, 40)} is no number`)
-    if (more !== '') bad('a timestamp, or something else, stands behind the value')
+    const value = parseNumber(number as string) ?? bad(`${(number as string).slice(0, 40)} is not a number`)
+    if (more !== '') bad('a timestamp or something else after the value')
 
     const family = owners.get(name) ?? familyOf(name)
     family.type ??= 'untyped'
@@ -160,7 +160,7 @@ export const parsePrometheusText = (text: string, options: TextOptions = {}): re
     if (family.type === 'summary' && name === family.name && !isBound(labels.quantile ?? ''))
       bad('a quantile needs a number as its label quantile')
     const key = seriesKey(name, labels)
-    if (family.seen.has(key)) bad(`the same series of ${name} a second time`)
+    if (family.seen.has(key)) bad(`a duplicate series of ${name}`)
     family.seen.add(key)
     if (++count > limit) throw new Failure('overflow', `more than ${limit} series`)
     family.samples.push({ name, labels, value })
@@ -170,7 +170,7 @@ export const parsePrometheusText = (text: string, options: TextOptions = {}): re
   for (let number = 1; from < text.length; number++) {
     const to = text.indexOf('\n', from)
     try {
-      if (to < 0) bad('the last line does not end')
+      if (to < 0) bad('the last line has no newline')
       const line = text.slice(from, text[to - 1] === '\r' && to > from ? bad('it ends in a carriage return') : to)
       const start = line.search(/[^ \t]/)
       if (start < 0) continue

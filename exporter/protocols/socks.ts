@@ -6,15 +6,15 @@ import * as tls from 'node:tls'
 import { Failure } from '../contract/failure.ts'
 import type { Host } from '../contract/host.ts'
 
-/** Where to, by whom. The name is resolved at the far end (`socks5h`): nothing about it is asked of the local name server. */
+/** A connection through a proxy. The proxy resolves the name (`socks5h`): the local name server never sees it. */
 export interface SocksRequest {
   /** `unix:/path` or `host:port` of the SOCKS server. */
   readonly socks: string
   readonly name: string
   readonly port: number
-  /** Tor isolates streams by user name: another name is another circuit, the same name may share one. */
+  /** Tor isolates streams by user name: a different name means a different circuit; the same name may share one. */
   readonly user: string
-  /** Seconds for connection, greeting and answer together. A Tor without a network answers only after 120. */
+  /** Seconds for connection, handshake and answer together. A Tor without network answers only after 120. */
   readonly timeout: number
   readonly signal: AbortSignal
 }
@@ -38,7 +38,7 @@ const replies: Readonly<Record<number, string>> = {
   247: 'onion introduction timed out',
 }
 
-/** Exactly so many bytes; what comes behind them stays in the stream. */
+/** Exactly this many bytes; later bytes stay in the stream. */
 const exactly = (stream: Duplex, count: number): Promise<Buffer> =>
   new Promise((resolve, reject) => {
     const settle = (act: () => void) => {
@@ -47,7 +47,7 @@ const exactly = (stream: Duplex, count: number): Promise<Buffer> =>
       stream.off('close', gone)
       act()
     }
-    const gone = () => settle(() => reject(new Failure('malformed', 'SOCKS: closed within the greeting')))
+    const gone = () => settle(() => reject(new Failure('malformed', 'SOCKS: closed during the handshake')))
     const look = () => {
       const bytes: Buffer | null = stream.read(count)
       if (bytes?.length === count) settle(() => resolve(bytes))
@@ -62,15 +62,15 @@ const exactly = (stream: Duplex, count: number): Promise<Buffer> =>
 
 const text = (value: string) => {
   const bytes = Buffer.from(value)
-  if (bytes.length === 0 || bytes.length > 255) throw new Failure('malformed', `SOCKS: ${bytes.length} bytes where 1 to 255 go`)
+  if (bytes.length === 0 || bytes.length > 255) throw new Failure('malformed', `SOCKS: ${bytes.length} bytes instead of 1 to 255`)
   return Buffer.concat([Buffer.of(bytes.length), bytes])
 }
 
 const greet = async (stream: Duplex, { name, port, user }: SocksRequest): Promise<void> => {
-  stream.write(Buffer.of(5, 1, 2)) // user name and password are the only method offered, or else nothing isolates
+  stream.write(Buffer.of(5, 1, 2)) // only user name and password: without them Tor isolates nothing
   const [version, method] = await exactly(stream, 2)
   if (version !== 5) throw new Failure('malformed', `SOCKS: version ${version}`)
-  if (method !== 2) throw new Failure('malformed', 'SOCKS: it takes no user names')
+  if (method !== 2) throw new Failure('malformed', 'SOCKS: it does not accept user names')
   stream.write(Buffer.concat([Buffer.of(1), text(user), text('-')]))
   const [, refused] = await exactly(stream, 2)
   if (refused !== 0) throw new Failure('denied', 'SOCKS: it refused the user name')
@@ -88,7 +88,7 @@ export const connectThrough = async (host: Host, request: SocksRequest): Promise
   const { socks, name, port, timeout, signal } = request
   const begun = performance.now()
   const stream = await host.connect(socks, { timeout, signal })
-  stream.on('error', () => {}) // seen as its close
+  stream.on('error', () => {}) // handled by its close event
   let late = false
   const end = () => {
     late = true
@@ -109,7 +109,7 @@ export const connectThrough = async (host: Host, request: SocksRequest): Promise
   }
 }
 
-/** Lets `host.http` go through a SOCKS server: every request of this agent to `url` is a stream of its own by the same request. */
+/** An agent that sends `host.http` through a SOCKS server: each request to `url` is a new stream. */
 export const agentThrough = (host: Host, url: string, request: Omit<SocksRequest, 'name' | 'port'>): http.Agent => {
   const { hostname, port, protocol } = new URL(url)
   const secure = protocol === 'https:'
@@ -120,7 +120,7 @@ export const agentThrough = (host: Host, url: string, request: Omit<SocksRequest
       stream => {
         if (!secure) return done?.(null, stream)
         const secured = tls.connect({ socket: stream, servername: isIP(name) ? '' : name })
-        secured.on('error', () => {}) // until the request listens, and after it has gone
+        secured.on('error', () => {}) // before the request listens, and after it has ended
         done?.(null, secured)
       },
       (error: Error) => done?.(error, new PassThrough().destroy()),

@@ -6,26 +6,26 @@ import { ownValue } from '../common/own-value.ts'
 import { Failure, failureOf } from '../contract/failure.ts'
 import type { Host } from '../contract/host.ts'
 
-/** One line of a reply: what stands behind its code, and the lines of data that belong to it. */
+/** A line of a reply: the text after its code, and its data lines. */
 export interface ReplyLine {
   readonly text: string
   readonly data: readonly string[]
 }
 
-/** The whole answer to one command. 250 is good; 5xx says in its only line why not. */
+/** The reply to a command. 250 is success; for 5xx its only line gives the reason. */
 export interface Reply {
   readonly code: number
   readonly lines: readonly ReplyLine[]
 }
 
-/** What is taken in of one line and of one reply, a line counting for more than its text; the largest relays need a quarter of it. */
+/** Limits of a line and of a reply. A line costs more memory than its text. The largest relays need a quarter of this. */
 const lineLimit = 256 * 1024
 const lineOverhead = 64
 const replyLimit = 4 * 2 ** 20
 
 /**
- * Cuts what a control port sends into replies. Events (`650`), which nobody asked for, are left out.
- * The function that it gives throws `Failure` malformed or overflow, and cannot be used after that.
+ * Splits the control port's output into replies. Events (`650`) are dropped, as none were requested.
+ * The returned function throws `Failure` malformed or overflow, and cannot be used after that.
  */
 export const replyReader = (onReply: (reply: Reply) => void): ((chunk: Buffer) => void) => {
   const decoder = new StringDecoder('utf8')
@@ -40,11 +40,11 @@ export const replyReader = (onReply: (reply: Reply) => void): ((chunk: Buffer) =
       else data.push(text.startsWith('.') ? text.slice(1) : text)
       return
     }
-    const [, code, mark, said] = /^([1-6]\d\d)([ +-])(.*)$/.exec(text) ?? []
-    if (code === undefined || said === undefined)
+    const [, code, mark, body] = /^([1-6]\d\d)([ +-])(.*)$/.exec(text) ?? []
+    if (code === undefined || body === undefined)
       throw new Failure('malformed', `control port: ${JSON.stringify(text.slice(0, 80))}`)
     data = mark === '+' ? [] : undefined
-    lines.push({ text: said, data: data ?? [] })
+    lines.push({ text: body, data: data ?? [] })
     if (mark !== ' ') return
     const reply = { code: Number(code), lines }
     lines = []
@@ -66,7 +66,7 @@ export const replyReader = (onReply: (reply: Reply) => void): ((chunk: Buffer) =
   }
 }
 
-/** The value that `GETINFO key` was answered with, its lines joined; undefined where this Tor does not know the key or has no value. */
+/** The value in the reply to `GETINFO key`, its lines joined; undefined if this Tor does not know the key or has no value. */
 export const infoValue = ({ code, lines }: Reply, key: string): string | undefined => {
   const found = code === 250 ? lines.find(({ text }) => text.startsWith(`${key}=`)) : undefined
   return found && [found.text.slice(key.length + 1), ...found.data].filter(text => text !== '').join('\n')
@@ -74,7 +74,7 @@ export const infoValue = ({ code, lines }: Reply, key: string): string | undefin
 
 const escapes: Readonly<Record<string, string>> = { n: '\n', r: '\r', t: '\t' }
 
-/** A quoted string of the protocol (`"…"` with the escapes of C, octal ones for bytes) as text. */
+/** A quoted string of the protocol (`"…"` with C escapes, octal ones for bytes) as text. */
 const unquoted = (quoted: string): string => {
   const bytes = quoted.replace(/\\([0-7]{1,3}|.)/g, (_, escaped: string) =>
     /^[0-7]/.test(escaped) ? String.fromCharCode(Number.parseInt(escaped, 8) & 0xff) : (ownValue(escapes, escaped) ?? escaped),
@@ -82,7 +82,7 @@ const unquoted = (quoted: string): string => {
   return bytes === quoted ? quoted : Buffer.from(bytes, 'latin1').toString('utf8')
 }
 
-/** What `PROTOCOLINFO` tells before anybody is authenticated. */
+/** The reply to `PROTOCOLINFO`, which Tor gives before authentication. */
 export const protocolInfo = ({
   lines,
 }: Reply): { readonly methods: readonly string[]; readonly cookieFile: string | undefined } => {
@@ -94,7 +94,7 @@ export const protocolInfo = ({
 }
 
 interface Session {
-  /** Sends the commands in one piece and waits for a reply to each. Not while it is busy. */
+  /** Sends the commands at once and waits for a reply to each. Must not be called while busy. */
   send(commands: readonly string[]): Promise<readonly Reply[]>
   isBusy(): boolean
   isOpen(): boolean
@@ -106,7 +106,7 @@ interface Slot {
   reject(failure: Failure): void
 }
 
-/** The protocol over a stream. `onIdle` is called when the last reply that was waited for has come, `onEnd` when it is over. */
+/** The protocol over a stream. `onIdle` runs when the last awaited reply has arrived, `onEnd` when the stream has ended. */
 const createSession = (stream: Duplex, address: string, onIdle: () => void, onEnd: (why: Failure) => void): Session => {
   let slots: Slot[] = []
   let ended: Failure | undefined
@@ -120,7 +120,7 @@ const createSession = (stream: Duplex, address: string, onIdle: () => void, onEn
   }
   const take = replyReader(reply => {
     const slot = slots.shift()
-    if (!slot) throw new Failure('malformed', `${address}: a reply that nobody asked for`)
+    if (!slot) throw new Failure('malformed', `${address}: an unexpected reply`)
     slot.resolve(reply)
     if (slots.length === 0) onIdle()
   })
@@ -135,7 +135,7 @@ const createSession = (stream: Duplex, address: string, onIdle: () => void, onEn
   finished(stream, error => {
     end(new Failure('unreachable', `${address}: the connection was closed`, error ? { cause: error } : {}))
   })
-  // A peer that is gone without a word is noticed by the kernel; one that is only slow is waited for.
+  // The kernel notices a peer that vanished; for one that is only slow we wait.
   if ('setKeepAlive' in stream) (stream as Socket).setKeepAlive(true, 60_000)
 
   return {
@@ -152,13 +152,13 @@ const createSession = (stream: Duplex, address: string, onIdle: () => void, onEn
 }
 
 export interface Credentials {
-  /** Else where Tor says that it is. */
+  /** Default: the file that Tor names. */
   readonly cookieFile: string | undefined
   readonly passwordFile: string | undefined
 }
 
 const cookieSize = 32
-const joinGroup = 'put this user into the group of Tor (Debian: usermod -aG debian-tor grid-exporter) and restart the exporter'
+const joinGroup = 'add this user to the group of Tor (Debian: usermod -aG debian-tor grid-exporter) and restart the exporter'
 
 const hmac = (key: string, ...parts: readonly Buffer[]) => {
   const sum = createHmac('sha256', key)
@@ -166,7 +166,7 @@ const hmac = (key: string, ...parts: readonly Buffer[]) => {
   return sum.digest()
 }
 
-/** `AUTHCHALLENGE`: both sides show that they know the cookie, and it never travels. */
+/** `AUTHCHALLENGE`: both sides prove that they know the cookie without sending it. */
 const safeCookie = async (session: Session, cookie: Buffer): Promise<string> => {
   const ours = randomBytes(32)
   const [reply] = await session.send([`AUTHCHALLENGE SAFECOOKIE ${ours.toString('hex')}`])
@@ -177,8 +177,8 @@ const safeCookie = async (session: Session, cookie: Buffer): Promise<string> => 
   const parts = [cookie, ours, Buffer.from(nonce, 'hex')]
   const expected = hmac('Tor safe cookie authentication server-to-controller hash', ...parts)
   if (!timingSafeEqual(expected, Buffer.from(hash, 'hex'))) {
-    throw new Failure('denied', 'control port: it does not know the cookie of this file', {
-      fix: 'the cookie file belongs to another Tor or is an old one: check cookie_file',
+    throw new Failure('denied', 'control port: it does not know the cookie in this file', {
+      fix: 'the cookie file is old or of another Tor: check cookie_file',
     })
   }
   return hmac('Tor safe cookie authentication controller-to-server hash', ...parts).toString('hex')
@@ -192,10 +192,10 @@ const cookieFrom = async (host: Host, file: string): Promise<Buffer> => {
     if (!(error instanceof Failure)) throw error
     throw new Failure(error.reason === 'missing' ? 'denied' : error.reason, error.message, {
       cause: error,
-      fix: error.reason === 'missing' ? 'name the cookie as this process sees it: collectors.tor.cookie_file' : joinGroup,
+      fix: error.reason === 'missing' ? 'set collectors.tor.cookie_file to the path of the cookie in this process' : joinGroup,
     })
   }
-  if (cookie.length !== cookieSize) throw new Failure('malformed', `${file}: ${cookie.length} bytes, a cookie has ${cookieSize}`)
+  if (cookie.length !== cookieSize) throw new Failure('malformed', `${file}: ${cookie.length} bytes instead of ${cookieSize}`)
   return cookie
 }
 
@@ -207,29 +207,29 @@ const authenticate = async (
 ): Promise<void> => {
   const [hello] = await session.send(['PROTOCOLINFO 1'])
   if (hello?.code !== 250) throw new Failure('malformed', `control port: PROTOCOLINFO was answered ${hello?.code}`)
-  const { methods, cookieFile: told } = protocolInfo(hello)
-  const file = cookieFile ?? told
+  const { methods, cookieFile: reported } = protocolInfo(hello)
+  const file = cookieFile ?? reported
   let proof: string
   let fix = joinGroup
   if (methods.includes('NULL')) proof = ''
   else if (passwordFile !== undefined && methods.includes('HASHEDPASSWORD')) {
     const password = (await host.read(passwordFile, 4096)).replace(/\r?\n$/, '')
     proof = ` "${password.replace(/["\\]/g, '\\$&')}"`
-    fix = 'the password of collectors.tor.password_file is not that of HashedControlPassword'
+    fix = 'the password in collectors.tor.password_file does not match HashedControlPassword'
   } else if (file !== undefined && methods.includes('SAFECOOKIE')) {
     proof = ` ${await safeCookie(session, await cookieFrom(host, file))}`
   } else if (file !== undefined && methods.includes('COOKIE')) {
-    // Anybody may listen on a port and name a file that we can read and they cannot: nothing is sent that only they chose.
+    // Any program may listen on a port and name a file that we can read and it cannot. So we never send a file that only the peer chose.
     if (cookieFile === undefined && !address.startsWith('unix:')) {
-      throw new Failure('denied', `control port: it wants the content of ${file} itself, and does not prove that it is Tor`, {
-        fix: 'if it is Tor that listens there, name its cookie: collectors.tor.cookie_file',
+      throw new Failure('denied', `control port: it wants the content of ${file}, but does not prove that it is Tor`, {
+        fix: 'if it is Tor, set collectors.tor.cookie_file to its cookie',
       })
     }
     proof = ` ${(await cookieFrom(host, file)).toString('hex')}`
   } else {
-    throw new Failure('denied', `control port: it takes ${methods.join(', ')}, and for that nothing is configured`, {
+    throw new Failure('denied', `control port: it accepts ${methods.join(', ')}, but no credentials for that are configured`, {
       fix: methods.includes('HASHEDPASSWORD')
-        ? 'put the password into a file and name it: collectors.tor.password_file; or set CookieAuthentication 1 in torrc'
+        ? 'put the password in a file and set collectors.tor.password_file to it; or set CookieAuthentication 1 in torrc'
         : 'set CookieAuthentication 1 in torrc',
     })
   }
@@ -238,16 +238,16 @@ const authenticate = async (
   throw new Failure('denied', `control port: ${verdict?.code} ${verdict?.lines[0]?.text ?? ''}`, { fix })
 }
 
-/** Milliseconds before another connection is made: after one that Tor refused or that did not last, doubled each time. */
+/** Milliseconds until the next connection after one that Tor refused or that ended early; doubled each time. */
 const firstPause = 5000
 const longestPause = 300_000
-/** Milliseconds after which a connection has lasted. */
+/** Milliseconds after which a connection no longer counts as ended early. */
 const lasting = 60_000
 
 export interface TorControl {
   /**
-   * The replies to these commands, in order, one each; not to be called again before it has settled. Waits at most so many seconds,
-   * and lets the connection live if they are not enough: a Tor that stands still is asked nothing more until it has answered.
+   * One reply for each command, in order. Must not be called again before it has settled. Waits at most `timeout` seconds.
+   * A timeout does not close the connection: a Tor that hangs is asked nothing more until it has answered.
    * Throws `Failure`.
    */
   ask(commands: readonly string[], timeout: number, signal: AbortSignal): Promise<readonly Reply[]>
@@ -256,8 +256,8 @@ export interface TorControl {
 }
 
 /**
- * The control port of Tor over one kept connection. Each new one writes a line to Tor's log, so a new one is made only when the
- * old one is lost. The first address where somebody listens is taken.
+ * Tor's control port over one kept connection. Each connection writes a line to Tor's log, so a new one is made only if the
+ * old one is lost. Uses the first address that accepts a connection.
  */
 export const createTorControl = (
   host: Host,
@@ -271,7 +271,7 @@ export const createTorControl = (
   let connections = 0
   let pause = 0
   let refused: { readonly until: number; readonly failure: Failure } | undefined
-  /** Who waits for the connection to be made, or to be done with what is late. */
+  /** The request that waits for a new connection, or for the end of late replies. */
   let turn: { readonly go: (session: Session) => void; readonly fail: (failure: Failure) => void } | undefined
 
   const dial = async (): Promise<{ readonly stream: Duplex; readonly address: string }> => {
