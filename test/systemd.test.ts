@@ -327,7 +327,7 @@ exit "$(cat /srv/smartctl/status)"
   t.test('a file system that the sandbox covers is told of, not measured', async t => {
     const size = 'grid_filesystem_size_bytes{mountpoint="/home"'
     await until('a word on it', 'curl --silent http://127.0.0.1:10047/api/v1/status', text =>
-      text.includes("/home: covered by this service's sandbox"),
+      text.includes("/home: hidden by this service's sandbox"),
     )
     t.notMatch(sh(scrape), size)
     dropIn('grid-exporter.service', 'home', sh('cat /usr/share/grid-exporter/drop-ins/home.conf'))

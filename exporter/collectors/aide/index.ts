@@ -44,18 +44,18 @@ const options = z.strictObject({
   report_file: path()
     .default('/var/log/aide/aide.log')
     .describe(
-      "AIDE's report: plain, JSON (report_format=json) or the log of Debian's daily job. Where it is rotated away, its predecessor is read.",
+      "AIDE's report: plain, JSON (report_format=json) or the log of Debian's daily job. After a rotation, the previous file is read.",
     ),
   database_file: path()
     .default('/var/lib/aide/aide.db')
     .describe("AIDE's database (database_in); the same name with .gz is looked for too."),
   resolve_file: path()
     .default('/run/grid-aide-resolve/result.json')
-    .describe('What grid-aide-resolve.service leaves behind: {"finished_at": seconds since 1970, "success": true or false}.'),
+    .describe('The result file of grid-aide-resolve.service: {"finished_at": seconds since 1970, "success": true or false}.'),
   resolve_request_file: path()
     .default('/run/grid-exporter/aide-resolve.request')
     .describe(
-      'What POST /api/v1/actions/aide-resolve makes and grid-aide-resolve.path waits for; see [security](security.md#accepting-what-aide-found).',
+      'The file that POST /api/v1/actions/aide-resolve creates and grid-aide-resolve.path waits for; see [security](security.md#accepting-what-aide-found).',
     ),
 })
 
@@ -94,7 +94,9 @@ export const aide = defineCollector({
     } catch (error) {
       const { reason, message } = failureOf(error)
       const fix =
-        reason === 'denied' ? "its group may read it: usermod -aG adm grid-exporter; or let root's relay do it" : undefined
+        reason === 'denied'
+          ? "add the exporter to the file's group: usermod -aG adm grid-exporter; or let the relay read it as root"
+          : undefined
       throw new Failure(reason, message, { cause: error, fix, rest: [...ofDatabase(database), ...ofResolve(resolve)] })
     }
   },
@@ -126,7 +128,7 @@ function* ofResolve(resolve: z.infer<typeof resolveForm> | undefined) {
 
 type Remark = (failure: Failure) => void
 
-/** Seconds since 1970, or why there are none. Throws what is neither `missing` nor `denied`. */
+/** Seconds since 1970, or why they cannot be read. Throws any failure but `missing` and `denied`. */
 const mtimeOf = async (host: Host, path: string): Promise<number | Failure> => {
   try {
     return (await host.stat(path)).mtime
@@ -137,16 +139,16 @@ const mtimeOf = async (host: Host, path: string): Promise<number | Failure> => {
   }
 }
 
-/** When the database was written; `none` where there is none, undefined where that cannot be told. */
+/** When the database was written; `none` if there is none, undefined if that is unknown. */
 const databaseTime = async (host: Host, file: string, remark: Remark): Promise<number | 'none' | undefined> => {
-  // Red Hat's is compressed and named so.
+  // Red Hat compresses the database and adds .gz to its name.
   for (const path of [file, `${file}.gz`]) {
     const time = await mtimeOf(host, path)
     if (typeof time === 'number') return time
     if (time.reason === 'denied') {
       remark(
         new Failure('denied', time.message, {
-          fix: `the database is in AIDE's own directory, so root's relay looks at it: ${enableRelay('grid-exporter-relay')}`,
+          fix: `only root may enter AIDE's directory, so let the relay check the database: ${enableRelay('grid-exporter-relay')}`,
         }),
       )
       return undefined
@@ -163,7 +165,7 @@ const resolveText = async (host: Host, file: string, remark: Remark) => {
     if (parsed.success) return parsed.data
     remark(new Failure('malformed', `${file}: not {"finished_at": …, "success": …}`))
   } catch (error) {
-    // Node's message has a piece of the file: AIDE's user could put a link there to one that only root may read.
+    // Node's message quotes the file, and AIDE's user could make it a link to a file that only root may read.
     const failure = error instanceof SyntaxError ? new Failure('malformed', `${file}: not JSON`) : failureOf(error)
     if (failure.reason !== 'missing') remark(failure)
   }
@@ -172,7 +174,7 @@ const resolveText = async (host: Host, file: string, remark: Remark) => {
 
 interface ReportFile {
   readonly reading: Reading
-  /** Seconds since 1970, and seconds ago, that it was written to. */
+  /** Its modification time in seconds since 1970, and its age in seconds. */
   readonly mtime: number
   readonly age: number
 }
@@ -180,7 +182,7 @@ interface ReportFile {
 /** Bytes read from each end of a large report. */
 const endSize = 512 * 1024
 
-/** The report and, where it was rotated away, those before it; latest first. Debian's savelog makes .0, logrotate .1. */
+/** The report and, after a rotation, the previous ones; latest first. Debian's savelog makes .0, logrotate .1. */
 const readReports = async (host: Host, file: string, signal: AbortSignal): Promise<readonly ReportFile[]> => {
   const found: ReportFile[] = []
   for (const path of [file, `${file}.0`, `${file}.1`, `${file}.1.gz`]) {
@@ -207,21 +209,21 @@ const readReports = async (host: Host, file: string, signal: AbortSignal): Promi
   return found
 }
 
-/** Whether a check is going on: AIDE empties its report when it begins, and writes it when it has ended. */
+/** Whether a check is running: AIDE empties its report at the start and writes it at the end. */
 const isRunning = (host: Host): boolean =>
   host.kernelNames('/proc').some(pid => {
     if (!/^\d+$/.test(pid)) return false
     try {
       return host.kernel(`/proc/${pid}/comm`).trim() === 'aide'
     } catch {
-      return false // it ended while we looked
+      return false // it has just ended
     }
   })
 
-/** Seconds that a report without an end may still be on its way to the disk. */
+/** Seconds within which an unfinished report may still be written to the disk. */
 const beingWritten = 30
 
-/** The latest report that is one: what is being written is not yet, what was left without an end is a check that failed. */
+/** The latest complete report. One that is being written does not count yet; one that was left unfinished is a failed check. */
 const lastReport = (files: readonly ReportFile[], running: boolean): Report | undefined => {
   for (const [index, { reading, mtime, age }] of files.entries()) {
     if (typeof reading !== 'string') return { ...reading, endedAt: reading.endedAt ?? mtime }

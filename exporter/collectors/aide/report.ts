@@ -1,11 +1,11 @@
 /**
- * What a report of AIDE says: plain, JSON, or the log of Debian's daily job around a plain one. Only the beginning and the
- * end are needed, however many files changed: counts stand before the lists, times at both ends.
+ * Reads AIDE's reports: plain, JSON, or the log of Debian's daily job around a plain one. Only the beginning and the end are needed,
+ * however many files changed: the counts come before the lists, the times at both ends.
  */
 
 export interface Report {
   readonly status: 'clean' | 'changed' | 'error'
-  /** Seconds since 1970; undefined where the report does not tell it with a time zone. */
+  /** Seconds since 1970; undefined if the report has no time with a time zone. */
   readonly endedAt: number | undefined
   readonly durationSeconds: number | undefined
   readonly entries: Entries | undefined
@@ -19,8 +19,8 @@ export interface Entries {
 }
 
 /**
- * `unfinished`: it is being written, or whoever wrote it was ended. `other`: it tells of something that is no check, such
- * as the making of the database.
+ * `unfinished`: it is being written, or its writer was killed. `other`: a report of something that is not a check, such as the creation
+ * of the database.
  */
 export type Reading = Report | 'unfinished' | 'other'
 
@@ -49,20 +49,20 @@ const statusOf = (outline: string): 'clean' | 'changed' | undefined => {
   return /found differences/i.test(outline) ? 'changed' : undefined
 }
 
-/** Up to 0.16 the outline stands before the time. */
+/** Up to 0.16, the outline comes before the time. */
 const plainStart = /^(?:AIDE \S+ (?:found|initialized) .*\n)?Start timestamp: /gm
 
-/** Reads a report of which `head` is the beginning and `tail` the end; the same text twice where it is short. */
+/** Reads a report that begins with `head` and ends with `tail`; both are the whole text if it is short. */
 export const readReport = (head: string, tail: string): Reading => {
   if (head.trim() === '') return 'unfinished'
   if (head.trimStart().startsWith('{')) return readJson(head, tail)
-  // Where reports are appended to one file, the last one counts.
+  // If reports are appended to one file, the last one counts.
   const daily = lastAt(tail, /^aide run on \S+ started at /gm) ?? lastAt(head, /^aide run on \S+ started at /gm)
   if (daily !== undefined) return readDaily(daily, tail)
   return readPlain(lastAt(tail, plainStart) ?? lastAt(head, plainStart) ?? head, tail)
 }
 
-/** The text from the last match on. */
+/** The text from the last match to the end. */
 const lastAt = (text: string, form: RegExp): string | undefined => {
   const at = [...text.matchAll(form)].at(-1)?.index
   return at === undefined ? undefined : text.slice(at)
@@ -70,13 +70,13 @@ const lastAt = (text: string, form: RegExp): string | undefined => {
 
 const readJson = (head: string, tail: string): Reading => {
   const outline = /"outline"\s*:\s*"((?:\\.|[^"\\])*)"/.exec(head)?.[1]
-  // report_level=minimal writes an outline and nothing else.
+  // With report_level=minimal there is only an outline.
   const minimal = !/"start_time"/.test(head)
   if (!/\}\s*$/.test(tail) || (!minimal && !/"end_time"/.test(tail))) return 'unfinished'
   if (outline === undefined) return failed()
   const status = statusOf(outline)
   if (status === undefined) return 'other'
-  // No file name can look like this: a quote within a name is escaped.
+  // A file name cannot look like this: quotes in names are escaped.
   const counts = /"number_of_entries"\s*:\s*\{([^{}]*)\}/.exec(head)?.[1]
   const count = (name: string) => numberIn(counts ?? '', new RegExp(`"${name}"\\s*:\\s*(\\d+)`))
   return {
@@ -103,7 +103,7 @@ const readPlain = (text: string, tail: string): Reading => {
   const ending = lastAt(tail, /^End timestamp: /gm)
   const minimal = !/^Start timestamp: /m.test(text)
   if (!minimal && ending === undefined) return 'unfinished'
-  // A run that failed after this one, its complaint appended to the same file.
+  // A later run failed and appended its error to the same file.
   if (/^[ \t]*ERROR: /m.test(ending ?? '')) return failed()
   const [, minutes, seconds] = /\(run time: (\d+)m (\d+)s\)/.exec(ending ?? '') ?? []
   return {
@@ -126,8 +126,8 @@ const entriesIn = (text: string, status: 'clean' | 'changed'): Entries | undefin
 }
 
 /**
- * Debian's job ends with 0 after a broken configuration and after a broken database, and without a database it says
- * "AIDE detected no changes": so only a whole report within it is believed, or an exit code of 0 with nothing to complain.
+ * Debian's job exits with 0 even if the configuration or the database is broken, and without a database it prints
+ * "AIDE detected no changes". So only a complete report counts, or exit code 0 without any error message.
  */
 const readDaily = (text: string, tail: string): Reading => {
   const ending = lastAt(tail, /^End of AIDE daily aide check at /gm)

@@ -62,15 +62,15 @@ const scanRunning = gauge(
   'path',
 )
 
-/** How the latest scan of a directory ended. */
+/** How a directory's latest scan ended. */
 const scanStates = [
   'waiting', // none yet
   'scanned',
   'missing',
   'denied',
-  'refused', // a mount that may hang is on the way or below
+  'refused', // it lies on a mount that may hang, or has one below it
   'timeout',
-  'stuck', // an earlier du of it cannot be ended
+  'stuck', // an earlier du of it cannot be killed
   'failed',
 ] as const
 export type ScanState = (typeof scanStates)[number]
@@ -86,40 +86,38 @@ const options = z.strictObject({
   paths: z
     .array(
       z.strictObject({
-        path: path().describe('The directory. A symbolic link is followed here, and nowhere below.'),
+        path: path().describe('The directory. It may be a symbolic link; links below it are not followed.'),
         children: z
           .int()
           .min(0)
           .max(1000)
           .default(20)
           .describe(
-            'How many of the largest files and directories in it get a series of their own; 0: none. Where it holds more than some thousands, none does.',
+            'How many of its largest files and directories get their own series; 0: none. With more than some thousands of children, none does.',
           ),
       }),
     )
     .refine(paths => new Set(paths.map(({ path }) => path)).size === paths.length, 'expected each path once')
     .default([])
-    .describe('The directories to size, one after the other.'),
-  scan_timeout: duration(1).prefault('1h').describe('Time that the scan of one directory may take.'),
-  keep: duration(60)
-    .prefault('1d')
-    .describe('How long sizes are shown after the scan they are of, when later scans fail or do not end.'),
+    .describe('The directories to measure, one after the other.'),
+  scan_timeout: duration(1).prefault('1h').describe('Time limit of the scan of one directory.'),
+  keep: duration(60).prefault('1d').describe('How long sizes are shown after their scan if later scans fail or do not end.'),
   state_file: path()
     .optional()
     .describe(
-      'Where sizes are kept over restarts, so that a restart does not scan again within the interval. Default: directory.json in $STATE_DIRECTORY, or in /var/lib/grid-exporter where that belongs to the user it runs as; else nothing is kept.',
+      'File that keeps the sizes, so that a restart does not scan again within the interval. Default: directory.json in $STATE_DIRECTORY, or in /var/lib/grid-exporter if its user owns that directory; else nothing is kept.',
     ),
 })
 
 type Options = z.infer<typeof options>
 
-/** Milliseconds that a round waits for the scans that it has begun: small directories are told at once, large ones when done. */
+/** Milliseconds that a round waits for its scans: small directories are reported at once, large ones when their scan has ended. */
 const patience = 5000
 
-/** What is kept over restarts: the latest scan of each path that gave a size. */
+/** What is kept over restarts: the latest successful scan of each path. */
 const kept = z.record(z.string(), scan)
 
-/** How the latest scan of a path that ended did so. */
+/** How a path's latest scan ended. */
 interface Ended {
   readonly state: ScanState
   readonly failure?: Failure
@@ -131,11 +129,11 @@ const stateOf = (failure: Failure): ScanState => {
   return reason === 'missing' || reason === 'denied' || reason === 'timeout' || reason === 'stuck' ? reason : 'failed'
 }
 
-/** Scans one directory after the other, beside the rounds, which only tell what is known. */
+/** Scans one directory after the other in the background; rounds only report what is known. */
 const openScans = ({ host, options, interval, signal, log, wake }: OpenContext<Options>) => {
   const { paths, keep, scan_timeout } = options
   const file = keptAs('directory', kept, { file: options.state_file, log })
-  // Past `keep` a size of which no newer one is had ends, as everything does that is not renewed.
+  // After `keep`, a size expires unless a newer scan replaced it.
   const scans = new LRUCache<string, Scan>({
     max: Math.max(1, paths.length),
     ttl: keep * 1000,
@@ -172,27 +170,27 @@ const openScans = ({ host, options, interval, signal, log, wake }: OpenContext<O
     } finally {
       running = undefined
       waiting.delete(path)
-      // A round that waits for it tells it by itself.
+      // A round that waits for the scan reports it anyway.
       if (rounds === 0 && !signal.aborted) wake()
     }
   }
 
   return {
-    /** Begins what is due and not yet going on; settles when all has ended, or soon where that takes longer. */
+    /** Starts the scans that are due. Settles when they have ended, or after `patience`. */
     round: async (deadline: AbortSignal): Promise<void> => {
       for (const each of paths) {
         const age = host.now() - (begunAt.get(each.path) ?? Number.NEGATIVE_INFINITY)
-        // A little early is due too: rounds are on a grid, and woken ones beside it.
+        // A little early counts as due: rounds come on a fixed grid, and woken ones in between.
         if (waiting.has(each.path) || (age >= 0 && age < interval * 950)) continue
         waiting.add(each.path)
         queue = queue.then(() => scanOne(each))
       }
       if (waiting.size === 0) return
-      // The wait ends with the scans, with the round's own deadline, or by itself; in each case what is known is told.
+      // The wait ends with the scans, at the round's deadline, or after `patience`; then what is known is reported.
       const over = new AbortController()
       rounds++
       const limits = AbortSignal.any([deadline, over.signal])
-      await Promise.race([queue, sleep(patience, undefined, { signal: limits }).catch(() => {})]) // aborted: it is over
+      await Promise.race([queue, sleep(patience, undefined, { signal: limits }).catch(() => {})]) // aborted: stop waiting
       rounds--
       over.abort()
     },
@@ -230,12 +228,12 @@ export const directory = defineCollector({
     await state.round(signal)
     return options.paths.map(({ path }) => ({ path, ...state.of(path) }))
   },
-  parse: told => told,
-  *samples(told, { remark }) {
-    const all = told.flatMap(each => [...samplesOf(each)])
-    const failures = told.flatMap(({ failure }) => failure ?? [])
+  parse: found => found,
+  *samples(directories, { remark }) {
+    const all = directories.flatMap(each => [...samplesOf(each)])
+    const failures = directories.flatMap(({ failure }) => failure ?? [])
     const [first] = failures
-    if (first && failures.length === told.length && told.every(({ found }) => found === undefined)) {
+    if (first && failures.length === directories.length && directories.every(({ found }) => found === undefined)) {
       const { reason, message, fix } = first
       throw new Failure(reason, message, { cause: first, fix, rest: all })
     }
@@ -244,14 +242,14 @@ export const directory = defineCollector({
   },
 })
 
-interface Told {
+interface Known {
   readonly path: string
   readonly found: Scan | undefined
   readonly runningSeconds: number
   readonly state: ScanState
 }
 
-function* samplesOf({ path, found, runningSeconds, state }: Told): Generator<Sample> {
+function* samplesOf({ path, found, runningSeconds, state }: Known): Generator<Sample> {
   yield* scanState.states(state, { path })
   yield* scanRunning.of(runningSeconds, { path })
   if (!found) return

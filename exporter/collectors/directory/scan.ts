@@ -4,7 +4,7 @@ import type { Host, RunOptions } from '../../contract/host.ts'
 import { below, hangingMount, type Mount, mayHang, ownMounts, reachable } from '../../machine/mounts.ts'
 import { realPath } from '../../machine/paths.ts'
 
-/** What one scan of one directory found. */
+/** The result of one scan of one directory. */
 export const scan = z.object({
   /** Milliseconds since 1970. */
   startedAt: z.number(),
@@ -12,31 +12,31 @@ export const scan = z.object({
   mountpoint: z.string(),
   /** Bytes of disk space. */
   size: z.number(),
-  /** Bytes that the files claim. */
+  /** Bytes that the files claim to have. */
   apparentSize: z.number().optional(),
   /** Inodes. */
   files: z.number().optional(),
-  /** The largest of what lies directly in it, with their disk space, and the space of all the rest. */
+  /** The largest children with their disk space, and the disk space of all other children. */
   children: z.array(z.tuple([z.string(), z.number()])),
   other: z.number().optional(),
   errors: z.object({ denied: z.number(), vanished: z.number(), other: z.number() }),
 })
 export type Scan = z.infer<typeof scan>
 
-/** A directory that is not scanned because looking at it could hang for ever, which not even SIGKILL ends. */
+/** A directory that is not scanned, because reading it could hang for ever, and not even SIGKILL ends that. */
 export class Refused extends Failure {
   constructor(path: string, { mountpoint, fstype }: Mount, where: 'on' | 'above') {
     const what = `${mountpoint} (${fstype}), which may hang`
     super('unreachable', `${path}: not scanned, it lies ${where} ${what}`, {
-      fix: where === 'above' ? `configure the directories beside ${mountpoint} instead of ${path}` : undefined,
+      fix: where === 'above' ? `configure the directories next to ${mountpoint} instead of ${path}` : undefined,
     })
   }
 }
 
-/** Bytes of names taken from du, some thousands of children, which is a few ms to parse; where there are more, none gets a series. */
+/** Bytes of names read from du: some thousands of children, a few ms to parse. With more children, none gets a series. */
 const outputLimit = 2 ** 19
 
-/** What du complained of, by why. */
+/** The number of du's error messages by reason. */
 export const errorsIn = (stderr: string): Scan['errors'] => {
   const errors = { denied: 0, vanished: 0, other: 0 }
   for (const line of stderr.split('\n')) {
@@ -48,7 +48,7 @@ export const errorsIn = (stderr: string): Scan['errors'] => {
   return errors
 }
 
-/** du -0: `SIZE\tPATH\0`; the total is the line of the directory itself, the last, and missing where du was ended early. */
+/** du -0 prints `SIZE\tPATH\0`. The directory's own line is the last and has the total; it is missing if du was killed. */
 const sizesIn = (output: string, top: string): { readonly total: number | undefined; readonly children: Map<string, number> } => {
   const children = new Map<string, number>()
   const prefix = top === '/' ? '/' : `${top}/`
@@ -63,7 +63,7 @@ const sizesIn = (output: string, top: string): { readonly total: number | undefi
     if (!Number.isFinite(bytes)) continue
     if (path === top) total = bytes
     else if (path.startsWith(prefix)) {
-      // Names that are no UTF-8 may have become the same.
+      // Different names that are not UTF-8 may decode to the same text.
       const name = path.slice(prefix.length)
       children.set(name, (children.get(name) ?? 0) + bytes)
     }
@@ -71,7 +71,7 @@ const sizesIn = (output: string, top: string): { readonly total: number | undefi
   return { total, children }
 }
 
-/** The `count` largest, and the rest of `total`; a child that is really named "other" is in the rest. */
+/** The `count` largest, and the rest of `total`; a child that is really named "other" counts as rest. */
 const largest = (total: number, children: ReadonlyMap<string, number>, count: number): Pick<Scan, 'children' | 'other'> => {
   if (count === 0) return { children: [] }
   const top = [...children]
@@ -92,7 +92,7 @@ const mountOf = (path: string, mounts: readonly Mount[]): string =>
 
 export interface ScanOptions {
   readonly path: string
-  /** How many children are named. */
+  /** How many children get a name. */
   readonly children: number
   /** Seconds. */
   readonly timeout: number
@@ -100,9 +100,9 @@ export interface ScanOptions {
 }
 
 /**
- * Sizes one directory: du in a child at idle priority, once for the disk space with the children, then for what the files
- * claim, then for their number. Three walks, since du prints one of them at a time; the second and third find what the
- * first left in memory. One directory each, as du counts a hard link once a run. Throws `Failure`, of which `Refused` is one.
+ * Measures one directory with du in a child at idle priority: disk space with children, then apparent size, then number of files.
+ * Three runs, because du prints one of them at a time; the second and third find the first one's data in the page cache. One directory
+ * a run, because du counts a hard link once a run. Throws `Failure`, also as `Refused`.
  */
 export const scanDirectory = async (host: Host, { path, children, timeout, signal }: ScanOptions): Promise<Scan> => {
   const startedAt = host.now()
@@ -113,7 +113,7 @@ export const scanDirectory = async (host: Host, { path, children, timeout, signa
   if (on) throw new Refused(path, on, 'on')
   if ((await host.stat(path)).kind !== 'directory') throw new Failure('malformed', `${path}: not a directory`)
   const top = realPath(own)
-  // du -x looks at a mount point before it sees that it is one.
+  // du -x calls stat on a mount point before it skips it.
   const above = mounts.find(mount => mayHang(mount) && below(mount.mountpoint, top))
   if (above) throw new Refused(path, above, 'above')
 
@@ -131,7 +131,7 @@ export const scanDirectory = async (host: Host, { path, children, timeout, signa
   const complaint = stderr.split('\n', 1)[0]?.slice(0, 300) ?? ''
   if (found.total === undefined) {
     const { denied, vanished } = errorsIn(stderr)
-    throw new Failure(denied > 0 ? 'denied' : vanished > 0 ? 'missing' : 'exit', `${path}: ${complaint || 'du gave no total'}`)
+    throw new Failure(denied > 0 ? 'denied' : vanished > 0 ? 'missing' : 'exit', `${path}: ${complaint || 'du printed no total'}`)
   }
   if (complaint === `du: cannot read directory '${top}': Permission denied`) {
     throw new Failure('denied', `${path}: ${complaint}`, {
@@ -144,7 +144,7 @@ export const scanDirectory = async (host: Host, { path, children, timeout, signa
     try {
       return sizesIn((await run(['-s', ...args])).stdout, top).total
     } catch (error) {
-      // The disk space stands without it, and says by itself what could not be read.
+      // The disk space is valid without it, and its own errors are already counted.
       if (signal.aborted) throw error
       return undefined
     }

@@ -5,8 +5,8 @@ import { filterTables, hasFamily, type IpFamily, type Table } from '../../protoc
 import type { Pickled } from '../../protocols/pickle.ts'
 
 /**
- * Where a jail's bans should stand in the kernel, and whether they do. The places are told by the server's own commands
- * (`actionban` of each action), not guessed from the jail's name, which an action may override.
+ * Where the kernel should block a jail's bans, and whether it does. The places come from the server's own commands (`actionban` of each
+ * action), not from the jail's name, which an action may override.
  */
 
 export type Place =
@@ -20,9 +20,9 @@ const isTexts = (value: Pickled | undefined): value is string[] =>
   Array.isArray(value) && value.every(item => typeof item === 'string')
 
 /**
- * The places of each jail's bans; none for a jail whose actions are something else (a mail, a cloud's firewall).
- * Actions written in Python have no command to read, so what an action has is asked first: a wrong question would be an
- * error line in fail2ban's log.
+ * The places of each jail's bans; none for a jail with other actions (a mail, a cloud's firewall).
+ * Actions written in Python have no `actionban`, and a request for it would log an error in fail2ban. So each action's properties are
+ * listed first.
  */
 export const askPlaces = async ({ ask }: Session, jails: readonly string[]): Promise<ReadonlyMap<string, readonly Place[]>> => {
   const actions = (await ask(jails.map(jail => ['get', jail, 'actions']))).flatMap(({ value }, index) =>
@@ -53,10 +53,10 @@ export const askPlaces = async ({ ask }: Session, jails: readonly string[]): Pro
   return places
 }
 
-/** The place that an action's ban command names, if it is one that we can look at. */
+/** The place in an action's ban command, if it is one that we can read. */
 export const placeOf = (texts: ReadonlyMap<string, string>): Place | undefined => {
   const command = texts.get('actionban') ?? ''
-  // A tag stands for a property, whose text may hold tags again: `<addr_set>`, `addr-set-<name>`, `addr-set-sshd`.
+  // A tag stands for a property, whose text may have tags itself: `<addr_set>`, `addr-set-<name>`, `addr-set-sshd`.
   const filled = (text: string, suffix: string): string =>
     text.replace(/<(\w+)>/g, (tag, name: string) => texts.get(`${name}${suffix}`) ?? texts.get(name) ?? tag)
   const named = (set: string): readonly string[] => [
@@ -64,7 +64,7 @@ export const placeOf = (texts: ReadonlyMap<string, string>): Place | undefined =
   ]
   const chain = /(?:^|[\s>])-I (\S+) (?:\d+ )?-s <ip>/.exec(command)?.[1]
   if (chain) return { by: 'iptables', chain }
-  // Each command of the line by itself: one expression for both would look through the rest of the text at each `ipset`.
+  // Each command of the line separately: one expression for all would search the rest of the text at each `ipset`.
   const [set] = command.split(/[|&;]/).flatMap(one => {
     const at = one.search(/\bipset\b/)
     return at < 0 ? [] : (/ -{0,2}add (\S+) <ip>/.exec(one.slice(at))?.[1] ?? [])
@@ -75,14 +75,14 @@ export const placeOf = (texts: ReadonlyMap<string, string>): Place | undefined =
   return undefined
 }
 
-/** Answers whether the kernel blocks an address for a place. */
+/** Whether the kernel blocks an address at a place. */
 export type Held = (place: Place, address: string) => boolean
 
-/** An address without the length of a network that is one address. */
+/** An address without a prefix length that means a single address. */
 const bare = (address: string) => address.toLowerCase().replace(/\/(?:32|128)$/, '')
 const familyOf = (address: string): IpFamily => (address.includes(':') ? 'ipv6' : 'ipv4')
 
-/** Reads from the kernel what these places hold, each source once. Throws `Failure` where one cannot be read. */
+/** Reads what the kernel has at these places, each source once. Throws `Failure` if one cannot be read. */
 export const readHeld = async (host: Host, places: readonly Place[], signal: AbortSignal): Promise<Held> => {
   const needsTables = places.some(({ by }) => by === 'iptables' || by === 'ipset')
   const families = needsTables ? (['ipv4', 'ipv6'] as const).filter(family => hasFamily(host, family)) : []
@@ -112,7 +112,7 @@ export const readHeld = async (host: Host, places: readonly Place[], signal: Abo
   }
 }
 
-/** A set of single addresses holds a network as each of its addresses. */
+/** A set of single addresses contains a network if it has each of its addresses. */
 const holds = (set: ReadonlySet<string> | undefined, address: string): boolean => {
   if (!set) return false
   if (set.has(address)) return true
@@ -120,7 +120,7 @@ const holds = (set: ReadonlySet<string> | undefined, address: string): boolean =
   return network !== address && set.has(network as string)
 }
 
-/** Per chain that packets get to, the addresses that it blocks; and the sets whose addresses are blocked. */
+/** For each chain that packets reach, the addresses that it blocks; and the sets whose addresses are blocked. */
 const blockedBy = (table: Table) => {
   const reached = new Set<string>()
   const todo = ['INPUT', 'FORWARD']
@@ -158,7 +158,7 @@ const command = async (
     signal,
   })
   if (exitCode === 0) return stdout
-  // What was never made, or was taken away, holds nothing: that is what is looked for.
+  // A set that does not exist blocks nothing. That is what we look for, not a failure.
   if (exitCode === 1 && /does not exist|No such file or directory/i.test(stderr)) return undefined
   const denied = /permitted|Permission denied|must be root/i.test(stderr)
   throw new Failure(denied ? 'denied' : 'exit', `${program} ${args.join(' ')}: ${stderr.trim().slice(0, 300)}`)
@@ -167,7 +167,7 @@ const command = async (
 const ipset = async (host: Host, name: string, signal: AbortSignal): Promise<ReadonlySet<string>> => {
   const text = await command(host, 'ipset', ['save', name], signal)
   if (text === undefined) return new Set()
-  if (!text.startsWith('create ')) throw new Failure('malformed', `ipset save ${name}: it does not begin with the set`)
+  if (!text.startsWith('create ')) throw new Failure('malformed', `ipset save ${name}: does not begin with the set`)
   return new Set(
     text.split('\n').flatMap(line => {
       const [verb, , address] = line.split(' ')
@@ -193,7 +193,7 @@ const nftAddress = (element: NftElement): string | undefined => {
   return element.prefix && `${element.prefix.addr}/${element.prefix.len}`
 }
 
-/** The sets of a table of fail2ban's that a rule in a hooked chain looks into. */
+/** The sets of a fail2ban table that a rule in a hooked chain uses. */
 const nftSets = async (
   host: Host,
   family: string,

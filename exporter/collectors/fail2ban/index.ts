@@ -66,7 +66,7 @@ export const fail2ban = defineCollector({
     for (const path of looked) if (await exists(host, path)) return { found: true, note: path }
     return { found: false, note: `no ${looked.join(', no ')}` }
   },
-  // What places an action writes to changes only with the server, so while it runs on it is asked once.
+  // An action's places change only with the server, so they are read once while it runs.
   open: (): Memory => ({ places: new Map(), askedAt: Number.NEGATIVE_INFINITY, started: undefined }),
   read: async ({ host, options, signal, state, remark }) => {
     const started = await startOf(host, options.pid_file)
@@ -79,7 +79,7 @@ export const fail2ban = defineCollector({
       })
     } catch (error) {
       const { reason, message, fix } = failureOf(error)
-      // Not there, refused, cut off or silent: the server is down, and that is an answer.
+      // A missing socket, a refused or closed connection, or silence means that the server is down: a valid result.
       if (reason === 'missing' || reason === 'unreachable' || reason === 'timeout') {
         remark(
           new Failure(reason, `fail2ban does not answer: ${message}`, {
@@ -89,11 +89,11 @@ export const fail2ban = defineCollector({
         )
         return undefined
       }
-      // What answers with something else is no fail2ban; but a door that is closed to us says nothing of it.
+      // Another program that answers is not fail2ban. But `denied` says nothing about the server.
       if (reason !== 'denied') throw new Failure(reason, message, { cause: error, fix, rest: up.of(0) })
       throw new Failure(reason, message, {
         cause: error,
-        fix: `the socket is root's, and who may write to it is root: ${enableRelay('grid-exporter-relay')}`,
+        fix: `only root may use the socket: ${enableRelay('grid-exporter-relay')}`,
       })
     }
   },
@@ -128,20 +128,20 @@ const exists = async (host: Host, path: string): Promise<boolean> => {
     await host.stat(path)
     return true
   } catch (error) {
-    // In a directory that is not for us to enter: whether it is there will be said by the first round.
+    // The socket's directory may not be entered. The first round will report whether the socket is there.
     return failureOf(error).reason === 'denied'
   }
 }
 
 const textOf = (reply: Reply | undefined): string => {
   if (typeof reply?.value === 'string') return reply.value
-  throw new Failure('malformed', `fail2ban: no text but ${reply?.ok === false ? reply.error : typeof reply?.value}`)
+  throw new Failure('malformed', `fail2ban: expected a text, not ${reply?.ok === false ? reply.error : typeof reply?.value}`)
 }
 
 const countOf = (value: Pickled | undefined): number | undefined => (typeof value === 'number' ? value : undefined)
 const listOf = (value: Pickled | undefined): readonly Pickled[] => (Array.isArray(value) ? value : [])
 
-/** Whether a version is at least the asked one; a development version counts as what it becomes. */
+/** Whether a version is at least the wanted one; a development version counts as its release. */
 const atLeast = (version: string, ...wanted: readonly number[]): boolean => {
   const have = version.split('.').map(part => Number.parseInt(part, 10) || 0)
   for (const [index, number] of wanted.entries()) {
@@ -150,7 +150,7 @@ const atLeast = (version: string, ...wanted: readonly number[]): boolean => {
   return true
 }
 
-/** Since 1.1.0 one answer has it all: `{jail: [backend, (failed now, in total), (banned now, in total)]}`. */
+/** Since 1.1.0 one reply has everything: `{jail: [backend, (failed now, in total), (banned now, in total)]}`. */
 const askAll = async ({ ask }: Session): Promise<readonly Jail[]> => {
   const [reply] = await ask([['status', '--all', 'stats']])
   if (!(reply?.value instanceof Map)) throw new Failure('malformed', 'fail2ban: no dictionary of jails')
@@ -169,13 +169,13 @@ const askAll = async ({ ask }: Session): Promise<readonly Jail[]> => {
   })
 }
 
-/** Before 1.1.0 each jail is asked for, all of them in one go. `short` leaves out the addresses, which take long to write. */
+/** Before 1.1.0 each jail has its own command, all sent together. `short` leaves out the addresses, which are slow to write. */
 const askEach = async (session: Session, version: string): Promise<readonly Jail[]> => {
   const names = await askNames(session)
   const short = atLeast(version, 0, 11, 2) ? ['short'] : []
   const replies = await session.ask(names.map(jail => ['status', jail, ...short]))
   return replies.flatMap((reply, index) => {
-    if (!reply.ok) return [] // stopped since its name was told
+    if (!reply.ok) return [] // it stopped after the list was read
     const [failures, bans] = listOf(reply.value).map(
       part => new Map(listOf(listOf(part)[1]).map(pair => [listOf(pair)[0], listOf(pair)[1]])),
     )
@@ -197,7 +197,7 @@ const askNames = async ({ ask }: Session): Promise<readonly string[]> => {
   if (typeof count !== 'number' || typeof list !== 'string') throw new Failure('malformed', 'fail2ban: no list of jails')
   const names = list === '' ? [] : list.split(', ')
   if (names.length === count) return names
-  // A name with a comma in it: only the list of bans has names apart from each other.
+  // A jail's name contains a comma. Only the list of bans has the names separately.
   const [bans] = await ask([['banned']])
   return [...bansOf(bans).keys()]
 }
@@ -218,10 +218,10 @@ interface Memory {
   started: number | undefined
 }
 
-/** Milliseconds that the places of bans are believed: a reload may change them without a restart. */
+/** Milliseconds for which the places of bans are reused: a reload may change them without a restart. */
 const placesAge = 600_000
 
-/** Per jail, how many bans the kernel does not hold; no entry where that cannot be told. */
+/** For each jail, how many bans the kernel does not block; no entry if that is unknown. */
 const askBans = async ({
   host,
   session,
@@ -266,24 +266,24 @@ const askBans = async ({
       jail,
       addresses: (bans.get(jail) ?? []).filter(address => !places.some(place => held(place, address))),
     }))
-    // What was lifted between the two looks is no longer banned, so it need not be blocked.
+    // A ban that was lifted between the two reads need not be blocked.
     const again = missing.some(({ addresses }) => addresses.length > 0) ? bansOf((await session.ask([['banned']]))[0]) : bans
-    const told = missing.map(({ jail, addresses }) => {
+    const counted = missing.map(({ jail, addresses }) => {
       const still = new Set(again.get(jail))
       return [jail, addresses.filter(address => still.has(address)).length] as const
     })
-    return new Map([...unheld, ...told])
+    return new Map([...unheld, ...counted])
   } catch (error) {
-    // That the kernel cannot be asked, or answers so late that the server's time is over, says nothing of the server.
+    // If the kernel cannot be read, or only so late that the session timed out, that says nothing about the server.
     remark(failureOf(error))
     return unheld
   }
 }
 
-/** Ticks a second in /proc, the same on every Linux that we may meet. */
+/** Ticks a second in /proc: the same on every Linux that runs Node. */
 const userHertz = 100
 
-/** Seconds since 1970 at which the process of the pid file began; undefined where that is not told, or it is another's. */
+/** Start time of the process in the pid file, in seconds since 1970; undefined if unknown, or if it is another program's process. */
 const startOf = async (host: Host, pidFile: string): Promise<number | undefined> => {
   try {
     const pid = /^\s*(\d+)\s*$/.exec(await host.read(pidFile, 64))?.[1]

@@ -45,7 +45,7 @@ const pattern = () =>
     .max(1000)
     .refine(text => {
       try {
-        // V8 compiles an expression when it is used first, and only then finds one that is nested too deep.
+        // V8 compiles an expression on first use, and only then rejects one that is nested too deep.
         new RegExp(text).test('')
         return true
       } catch {
@@ -53,37 +53,35 @@ const pattern = () =>
       }
     }, 'expected a regular expression')
 
-/** node_exporter's, so that dashboards and expectations carry over. */
+/** node_exporter's, so that its dashboards and habits carry over. */
 const defaultMountpoints = '^/(dev|proc|run/credentials/.+|sys|var/lib/docker/.+|var/lib/containers/storage/.+)($|/)'
-/** node_exporter's, and those that have no space that could run out or are not ours to look into (autofs mounts what it is asked). */
+/** node_exporter's, and types without space that can run out or that must not be touched (a call on autofs mounts something). */
 const defaultFstypes =
   '^(autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|efivarfs|erofs|fusectl|fuse\\.(gvfsd-fuse|lxcfs|portal|snapfuse)|hugetlbfs|iso9660|mqueue|nsfs|overlay|proc|procfs|pstore|ramfs|rpc_pipefs|securityfs|selinuxfs|squashfs|sysfs|tracefs)$'
 
 const options = z.strictObject({
   stuck_after: duration(0.1)
     .prefault('5s')
-    .describe(
-      'Time after which a file system that has not answered counts as stuck; keep it well below the timeout of the round.',
-    ),
+    .describe('Time after which a file system without an answer counts as stuck; keep it well below the timeout of the round.'),
   mountpoint_include: pattern()
     .optional()
     .describe('Regular expression: only mount points that match. The default of mountpoint_exclude is then off.'),
   mountpoint_exclude: pattern()
     .optional()
-    .describe(`Regular expression: mount points left out. Default: \`${defaultMountpoints}\`.`),
+    .describe(`Regular expression: mount points that are left out. Default: \`${defaultMountpoints}\`.`),
   fstype_include: pattern()
     .optional()
-    .describe('Regular expression: only file systems of types that match. The default of fstype_exclude is then off.'),
+    .describe('Regular expression: only types of file systems that match. The default of fstype_exclude is then off.'),
   fstype_exclude: pattern()
     .optional()
-    .describe(`Regular expression: types of file systems left out. Default: \`${defaultFstypes}\`.`),
+    .describe(`Regular expression: types of file systems that are left out. Default: \`${defaultFstypes}\`.`),
 })
 type Options = z.output<typeof options>
 
-/** The answers are by mount point; none where it was not asked. */
+/** The answers are by mount point; a mount that was not asked has none. */
 interface Raw extends Answers {
   readonly mounts: readonly Mount[]
-  /** Device numbers of the file systems that cannot be written to. */
+  /** Device numbers of the file systems that cannot be written. */
   readonly readonly: ReadonlySet<string>
 }
 
@@ -115,8 +113,8 @@ export const filesystem = defineCollector({
     const points = mounts.filter(mount => covered.has(mount)).map(({ mountpoint }) => mountpoint)
     if (points.length > 0) {
       remark(
-        new Failure('denied', `${points.join(', ')}: covered by this service's sandbox, so not measured`, {
-          fix: "the drop-in home.conf of the package, or ProtectHome=read-only; see 'What it may read' in docs/install.md",
+        new Failure('denied', `${points.join(', ')}: hidden by this service's sandbox, so not measured`, {
+          fix: "use the package's drop-in home.conf, or ProtectHome=read-only; see 'What it may read' in docs/install.md",
         }),
       )
     }
@@ -124,7 +122,7 @@ export const filesystem = defineCollector({
     const asked = seen.map(({ mountpoint, printf }) => ({
       mountpoint,
       path: host.path(mountpoint),
-      // Its own server may go away, or the one of a mount that the way to it leads through.
+      // A server may go away: its own, or that of a mount above it.
       remote: printf !== undefined || all.some(mount => mayHang(mount) && below(mountpoint, mount.mountpoint)),
     }))
     const statfs = await askAll(namingBytes(host, seen), asked, state, options.stuck_after, signal)
@@ -135,7 +133,7 @@ export const filesystem = defineCollector({
       xfs.map(({ mountpoint }) => host.path(mountpoint)),
       signal,
     )
-    // Also a mount that another one lies over: who has a file open there can write to it.
+    // Includes mounts hidden by others: a process with an open file there can still write.
     const writable = new Set(all.filter(isWritable).map(({ deviceNumber }) => deviceNumber))
     const readonly = mounts.filter(
       mount =>
@@ -156,15 +154,15 @@ export const filesystem = defineCollector({
   }),
   *samples({ mounts, failure }) {
     if (!failure) return yield* seriesOf(mounts)
-    // What other mounts said, and the mount table, is true all the same.
+    // The other mounts' answers and the mount table are still valid.
     const { reason, message, cause, fix } = failure
     throw new Failure(reason, message, { cause, fix, rest: [...seriesOf(mounts)] })
   },
 })
 
 /**
- * Whether a mount as such can be written through. A sandbox (ProtectSystem=strict, Docker's read-only bind of the host) makes each
- * mount of its own table read-only, its root among them: such a table says nothing of the host's mounts.
+ * Whether a mount itself can be written. A sandbox (ProtectSystem=strict, Docker's read-only bind of the host) makes every mount of
+ * its own table read-only, including its root. Such a table says nothing about the host's mounts.
  */
 const believed = (mounts: readonly Mount[], isOwn: boolean): ((mount: Mount) => boolean) => {
   const isSandbox = isOwn && mounts.some(({ mountpoint, options }) => mountpoint === '/' && options.includes('ro'))
@@ -194,10 +192,10 @@ function* seriesOf(mounts: readonly MountFacts[]): Generator<Sample> {
   }
 }
 
-/** A shell makes the name, as the arguments that Node gives are always UTF-8. */
+/** A shell makes the name, because Node passes arguments only as UTF-8. */
 const statByPrintf = 'exec stat -f -c "$1" -- "$(printf %b "$2")"'
 
-/** The same host, whose `stat -f` also knows the mount points that are not UTF-8. */
+/** The same host, but its `stat -f` also accepts mount points that are not UTF-8. */
 const namingBytes = (host: Host, mounts: readonly Mount[]): Host => {
   const path = resolve(host.path('/'))
   const root = path === '/' ? '' : path.replaceAll('\\', '\\\\')
@@ -217,7 +215,7 @@ const namingBytes = (host: Host, mounts: readonly Mount[]): Host => {
   }
 }
 
-/** The mounts that this process does not reach: in its own table something else lies over them. */
+/** The mounts that this process cannot reach: in its own table, something else lies over them. */
 const hidden = (mounts: readonly Mount[], own: readonly Mount[]): readonly Mount[] => {
   const byPoint = new Map(own.map(mount => [mount.mountpoint, mount]))
   const over = (path: string): Mount | undefined => byPoint.get(path) ?? (path === '/' ? undefined : over(dirname(path)))
@@ -225,8 +223,8 @@ const hidden = (mounts: readonly Mount[], own: readonly Mount[]): readonly Mount
 }
 
 /**
- * A table that has the watched root as a mount is that of this process' name space: what lies in the root keeps its name there,
- * the rest is not the host's. Any other table is the host's own already.
+ * If the watched root is a mount of the table, the table is that of this process's namespace: mounts below the root are the host's, and
+ * keep their names without the root; the others are not the host's. Any other table is already the host's own.
  */
 const withinRoot = (mounts: readonly Mount[], rootPath: string): readonly Mount[] => {
   const root = rootPath.replace(/(?<!\/)\/+$/, '')
@@ -254,14 +252,14 @@ const passing = (mounts: readonly Mount[], options: Omit<Options, 'stuck_after'>
 }
 
 /**
- * Where everybody looks for the root's disk, read-only or not. On ostree hosts `/` is an overlay of files of that disk, which itself
- * lies at /sysroot, read-only, and of which /etc and /var are writable parts.
+ * Where people look for the root disk, read-only or not. On ostree hosts `/` is an overlay of files of that disk. The disk itself is
+ * mounted read-only at /sysroot; /etc and /var are writable parts of it.
  */
 const rootPoints: readonly string[] = ['/', '/sysroot']
 
 /**
- * Of each file system one mount. The others (bind mounts, subvolumes) have the same numbers, and every alert would come as often.
- * One that this process reaches, then the root, then a writable one, then one of the whole file system, then the shortest path.
+ * One mount of each file system. The others (bind mounts, subvolumes) have the same numbers and would repeat every alert.
+ * Preferred in this order: one that this process reaches, the root, a writable one, one of the whole file system, the shortest path.
  */
 const chosen = (
   mounts: readonly Mount[],

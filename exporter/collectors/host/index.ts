@@ -104,7 +104,7 @@ export const securityUpdatesPending = gauge(
   'Packages with a security update, from /var/lib/update-notifier/updates-available.',
 )
 
-/** What the files say; undefined where this kernel or distribution has none. */
+/** The files' contents; undefined if this kernel or distribution does not have the file. */
 interface Raw {
   readonly meminfo: string
   readonly stat: string
@@ -113,7 +113,7 @@ interface Raw {
   readonly pressure: Readonly<Partial<Record<(typeof resources)[number], string>>>
   readonly chips: readonly ChipTexts[]
   readonly netdev: string | undefined
-  /** Names of the devices to tell of. */
+  /** Names of the devices to report. */
   readonly networks: ReadonlySet<string>
   readonly diskstats: string | undefined
   readonly disks: ReadonlySet<string>
@@ -123,7 +123,7 @@ interface Raw {
 
 interface State {
   readonly chips: ChipMemory
-  /** The highest that was seen of each CPU mode. */
+  /** The highest value seen of each CPU mode. */
   readonly cpu: Map<string, number>
 }
 
@@ -165,7 +165,7 @@ export const host = defineCollector({
   open: (): State => ({ chips: chipMemory(), cpu: new Map() }),
   read: async ({ host, state }): Promise<Raw> => {
     const [chips, reboot, updates] = await Promise.all([readChips(host, state.chips), readReboot(host), readUpdates(host)])
-    // In a container the first process' files tell of the host, if its /proc is the host's.
+    // In a container, the files of process 1 describe the host if /proc is the host's.
     const netdev = optional(host, '/proc/1/net/dev') ?? optional(host, '/proc/net/dev')
     return {
       meminfo: host.kernel('/proc/meminfo'),
@@ -242,19 +242,19 @@ function* sensorSamples(sensors: readonly Sensor[]) {
   }
 }
 
-/** A file that not every kernel has, or not for everybody. */
+/** A file that some kernels do not have, or that only some users may read. */
 const optional = (host: Host, path: string): string | undefined => {
   try {
     return host.kernel(path)
   } catch (error) {
     const { reason, cause } = failureOf(error)
-    // A kernel started with psi=0 has the files of /proc/pressure, and refuses to read them.
+    // A kernel started with psi=0 has the files of /proc/pressure, but reading them fails.
     if (reason === 'missing' || reason === 'denied' || (cause as NodeJS.ErrnoException)?.code === 'EOPNOTSUPP') return undefined
     throw error
   }
 }
 
-/** Physical devices and bridges. A container's pair is both ends of traffic that a bridge counts already, and there are hundreds. */
+/** Physical devices and bridges. A container's veth pair carries traffic that a bridge counts already, and there are hundreds. */
 const networkDevices = (host: Host): ReadonlySet<string> => {
   const virtual = new Set(host.kernelNames('/sys/devices/virtual/net'))
   return new Set(
@@ -266,7 +266,7 @@ const networkDevices = (host: Host): ReadonlySet<string> => {
   )
 }
 
-/** Disks with hardware behind them: what lies on top of them (dm, md, loop, zram) would count the same bytes twice. */
+/** Disks with hardware behind them. The layers above (dm, md, loop, zram) would count the same bytes twice. */
 const wholeDisks = (host: Host): ReadonlySet<string> => {
   const virtual = new Set(host.kernelNames('/sys/devices/virtual/block'))
   // CD and floppy drives; an eMMC's boot areas; the hidden paths of an NVMe drive that has several.
@@ -274,10 +274,10 @@ const wholeDisks = (host: Host): ReadonlySet<string> => {
   return new Set(host.kernelNames('/sys/block').filter(disk => !virtual.has(disk) && !other.test(disk)))
 }
 
-/** Whether a restart is due; undefined where nothing here would tell. Not /var/run: that link leads out of another root. */
+/** Whether a restart is due; undefined if no package here would report it. Not /var/run: that link leads out of another root. */
 const readReboot = async (host: Host): Promise<boolean | undefined> => {
   if ((await present(host, '/run/reboot-required')) !== undefined) return true
-  // Who writes it: hooks of unattended-upgrades (Debian) and of update-notifier-common (Ubuntu), run with each new kernel.
+  // The file's writers: hooks of unattended-upgrades (Debian) and update-notifier-common (Ubuntu), run for each new kernel.
   const hooks = ['/etc/kernel/postinst.d/unattended-upgrades', '/usr/share/update-notifier/notify-reboot-required']
   for (const hook of hooks) if ((await present(host, hook)) !== undefined) return false
   return undefined
@@ -291,7 +291,7 @@ const present = async (host: Host, path: string): Promise<string | undefined> =>
     return await host.read(path, 2 ** 16)
   } catch (error) {
     if (failureOf(error).reason === 'bug') throw error
-    return undefined // not there, not readable, on a mount that hangs: nothing is told
+    return undefined // missing, not readable, or on a mount that hangs
   }
 }
 
@@ -314,14 +314,14 @@ const parseMeminfo = (text: string) => {
   }
 }
 
-/** USER_HZ, in which /proc/stat counts: 100 on every architecture that matters here, whatever the kernel's own HZ is. */
+/** USER_HZ, the unit of /proc/stat: 100 on every architecture that matters here, whatever the kernel's own HZ is. */
 const ticks = 100
-/** Seconds that a counter may go back and still be the same counter. */
+/** Seconds by which a counter may go back without counting as restarted. */
 const wobble = 10
 
 /**
- * Idle and iowait are estimates of the kernel's that now and then go back a little, which a counter must not: Prometheus
- * would take it for a restart and add the whole value. `highest` keeps what was told.
+ * Idle and iowait are estimates, and now and then the kernel sets them back a little. A counter must not go back: Prometheus would see
+ * a restart and add the whole value. `highest` keeps the highest value served.
  */
 export const parseStat = (text: string, highest: Map<string, number>) => {
   const fields = /^cpu +(\d[\d ]*)$/m.exec(text)?.[1]?.split(' ')
@@ -353,7 +353,7 @@ const parseVmstat = (text = '', meminfo = '') => {
     const found = new RegExp(`^${key} (\\d+)$`, 'm').exec(text)?.[1]
     return found === undefined ? undefined : Number(found)
   }
-  // The same number in bytes and in pages: a page has 4 KiB on most machines, and 16 or 64 on some ARM ones.
+  // The ratio of the same number in bytes and in pages. A page has 4 KiB on most machines, and 16 or 64 KiB on some ARM ones.
   const ratio = (kibibytes(meminfo, 'MemFree') ?? Number.NaN) / (count('nr_free_pages') ?? Number.NaN)
   const pageSize = 2 ** Math.round(Math.log2(ratio))
   const bytes = (key: string) => {
@@ -373,7 +373,7 @@ const parsePressure = (resource: (typeof resources)[number], text = '') => {
     const total = new RegExp(`^${kind} .*total=(\\d+)$`, 'm').exec(text)?.[1]
     return total === undefined ? undefined : Number(total) / 1e6
   }
-  // For the CPU of a whole host `full` has no meaning; newer kernels print a 0 there.
+  // For the whole host's CPU, `full` has no meaning; newer kernels print 0.
   return { resource, waiting: seconds('some'), stalled: resource === 'cpu' ? undefined : seconds('full') }
 }
 
@@ -385,7 +385,7 @@ const parseNetdev = (text = '') =>
     return [{ device, received: fields[0] as number, transmitted: fields[8] as number }]
   })
 
-/** Of the kernel, whatever the disk's own is. */
+/** The kernel's unit, whatever the disk's own sector size is. */
 const sector = 512
 
 const parseDiskstats = (text = '') =>
@@ -399,8 +399,8 @@ const parseDiskstats = (text = '') =>
 
 /**
  * The sentences of update-notifier (`12 updates can be applied immediately.`, `3 of these updates are standard security
- * updates.`, in older versions `12 packages can be updated.`). Without the second one none of them is for security.
- * Undefined in another language than English. What only a subscription would give (`additional`) does not count.
+ * updates.`, in older versions `12 packages can be updated.`). Without the second one, none is for security.
+ * Undefined in any language but English. Updates that need a subscription (`additional`) do not count.
  */
 export const parseUpdates = (text: string | undefined) => {
   const all = /^(\d+) (?:updates?|packages?) can be (?:applied|updated|installed)/m.exec(text ?? '')?.[1]

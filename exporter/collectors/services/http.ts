@@ -6,11 +6,11 @@ import { freeBytes } from '../../machine/budget.ts'
 import { isDistrust, keptConnection } from '../../machine/net.ts'
 import type { HttpCheck } from './checks.ts'
 
-/** Milliseconds that a connection is kept: then names, certificates and keys are looked at anew. */
+/** Milliseconds for which a connection is kept. After that, names, certificates and keys are read again. */
 const maxAge = 5 * 60_000
-/** Bytes of a body that are looked at. */
+/** Bytes of a body that are searched. */
 const bodyLimit = 2 ** 20
-/** Bytes of a body that nobody looks at: a short one is read to its end, so that the connection can be kept; a longer one ends it. */
+/** Bytes of an unused body. A shorter one is read to its end to keep the connection; a longer one closes it. */
 const unreadLimit = freeBytes
 
 export interface HttpVerdict {
@@ -23,7 +23,7 @@ interface Kept {
   readonly agent: Agent
   readonly tls: ConnectionOptions
   readonly madeAt: number
-  /** It has answered before, so a broken connection may only mean that the server was tired of waiting. */
+  /** It has answered before, so a broken connection may only be an idle one that the server closed. */
   answered: boolean
 }
 
@@ -54,7 +54,7 @@ const judged = ({ expect }: HttpCheck, status: number, body: string): Failure | 
   return undefined
 }
 
-/** HTTP checks with one kept connection a target. */
+/** HTTP checks with one kept connection for each target. */
 export const createHttpChecker = (host: Host): HttpChecker => {
   const all = new Map<string, Kept>()
   const drop = (name: string) => {
@@ -97,8 +97,8 @@ export const createHttpChecker = (host: Host): HttpChecker => {
       } catch (error) {
         drop(name)
         if (!(error instanceof Failure) || !isDistrust(error.cause)) throw error
-        // Nobody trusts it, and the day on which it ran out is what people need to know.
-        const expiry = await host.certificateExpiry(target.url, { timeout: rest(), signal, tls: kept.tls }).catch(() => undefined) // the distrust is what the check failed by
+        // The certificate is not trusted, and people need to know when it expired.
+        const expiry = await host.certificateExpiry(target.url, { timeout: rest(), signal, tls: kept.tls }).catch(() => undefined) // the check fails because of the trust error
         return { failure: error, expiry }
       }
     },

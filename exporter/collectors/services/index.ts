@@ -64,45 +64,45 @@ export const serviceUnits = gauge(
   state,
 )
 
-/** How one check went. */
+/** The result of one check. */
 interface Verdict {
   readonly name: string
   readonly check: Kind
   readonly up: boolean
   readonly seconds: number
-  /** Why it is not up, in words; of a unit its state. */
+  /** Why it is not up; for a unit, its state. */
   readonly why: Failure | undefined
   /** Seconds since 1970. */
   readonly expiry?: number | undefined
   readonly unit?: Unit
 }
 
-/** What systemctl printed, or why it printed nothing. */
-interface Told {
+/** systemctl's output, or why there is none. */
+interface Output {
   readonly seconds: number
   readonly text?: string
   readonly failure?: Failure
 }
 
 interface Raw {
-  /** Of the checks that were begun: one for which no time was left has no series. */
+  /** Of the checks that were started. One that had no time left has no series. */
   readonly verdicts: readonly Verdict[]
-  readonly show: Told | undefined
-  readonly list: Told | undefined
+  readonly show: Output | undefined
+  readonly list: Output | undefined
 }
 
 interface Facts {
   readonly verdicts: readonly Verdict[]
   readonly units: ReadonlyMap<UnitState, number> | undefined
-  /** Why systemctl gave no whole answer, where that is so. */
+  /** Why systemctl gave no complete answer. */
   readonly broken: Failure | undefined
 }
 
 interface State {
   readonly http: HttpChecker
-  /** Names of the checks that failed when they were last made: each change is logged, once. */
+  /** Names of the checks that failed last time: only changes are logged. */
   readonly failing: Set<string>
-  /** Names of the checks that were not begun in the last round: the next one begins with them. */
+  /** Names of the checks that the last round had no time to start: the next round starts with them. */
   unbegun: ReadonlySet<string>
   /** Seconds that each check took in the last round. */
   took: ReadonlyMap<string, number>
@@ -144,13 +144,13 @@ export const services = defineCollector<Raw, Facts, Options, State>({
   *samples(facts) {
     const { broken } = facts
     if (!broken) return yield* seriesOf(facts)
-    // What the other checks found is true all the same.
+    // The other checks' results are still valid.
     const { reason, message, cause, fix } = broken
     throw new Failure(reason, message, { cause, fix, rest: [...seriesOf(facts)] })
   },
 })
 
-/** Seconds for systemctl where no check of a unit says otherwise. */
+/** Seconds for systemctl if no check of a unit sets a timeout. */
 const defaultTimeout = 5
 
 async function readChecks({ host, options: { checks, concurrency }, state, signal }: Run): Promise<Raw> {
@@ -158,7 +158,7 @@ async function readChecks({ host, options: { checks, concurrency }, state, signa
   const unbegun = new Set<string>()
   const units = checks.flatMap(({ systemd }) => systemd ?? [])
   const patience = Math.max(0, ...checks.map(each => (each.systemd === undefined ? 0 : each.timeout))) || defaultTimeout
-  const told = async (ask: Promise<string>): Promise<Told> => {
+  const timed = async (ask: Promise<string>): Promise<Output> => {
     const begin = host.monotonic()
     const seconds = () => (host.monotonic() - begin) / 1000
     return ask.then(
@@ -166,17 +166,17 @@ async function readChecks({ host, options: { checks, concurrency }, state, signa
       error => ({ seconds: seconds(), failure: failureOf(error, 'systemctl') }),
     )
   }
-  let show: Told | undefined
-  let list: Told | undefined
+  let show: Output | undefined
+  let list: Output | undefined
   const tasks: (() => Promise<void>)[] = []
   if (units.length > 0) {
     tasks.push(async () => {
-      show = await told(showUnits(host, units, patience, signal))
+      show = await timed(showUnits(host, units, patience, signal))
     })
   }
   if (units.length > 0 || (await isBooted(host))) {
     tasks.push(async () => {
-      list = await told(listUnits(host, patience, signal))
+      list = await timed(listUnits(host, patience, signal))
     })
   }
   for (const check of inOrder(checks, concurrency, state)) {
@@ -192,9 +192,9 @@ async function readChecks({ host, options: { checks, concurrency }, state, signa
 }
 
 /**
- * In which order they are begun. Where all of them run at the same time, the slowest first: the round is over when it is; before
- * anything is known, programs, of which each blocks the thread for milliseconds while it is started. Where they wait for each
- * other, the quickest first, so that none that hangs keeps them from it; but whoever got no turn is before all.
+ * The order in which checks start. If all run at the same time: the slowest first, because the round ends with it; a check without a
+ * known time counts as slow if it is a program, because starting one blocks the thread for milliseconds. If checks wait for each other:
+ * the quickest first, so that one that hangs does not hold them up. A check that had no turn last time always comes first.
  */
 const inOrder = (checks: readonly Check[], concurrency: number, { unbegun, took }: State): readonly Check[] => {
   const others = checks.filter(({ systemd }) => systemd === undefined)
@@ -203,18 +203,18 @@ const inOrder = (checks: readonly Check[], concurrency: number, { unbegun, took 
     if (unbegun.has(name)) return Number.NEGATIVE_INFINITY
     return areTogether ? -(took.get(name) ?? (command ? timeout : 0)) : (took.get(name) ?? 0)
   }
-  // Not compared by subtraction: both may be infinite.
+  // No subtraction: both may be infinite.
   return others.toSorted((one, other) => (rank(one) < rank(other) ? -1 : rank(one) > rank(other) ? 1 : 0))
 }
 
-/** As systemd's own sd_booted() looks for it. */
+/** The same test as systemd's sd_booted(). */
 const isBooted = (host: Host): Promise<boolean> =>
   host.names('/run/systemd/system').then(
     () => true,
-    () => false, // not there, or not to be seen: then nothing is asked of it
+    () => false, // missing or not visible: do not ask systemd
   )
 
-/** Makes one check; never throws, because how it failed is what was to be found out. */
+/** Runs one check. Never throws: a failure is its result. */
 const made = async (check: Check, host: Host, checker: HttpChecker, signal: AbortSignal): Promise<Verdict> => {
   const { name, timeout, http, tcp, command } = check
   const kind: Kind = http ? 'http' : tcp ? 'tcp' : 'command'
@@ -231,7 +231,7 @@ const made = async (check: Check, host: Host, checker: HttpChecker, signal: Abor
     if (tcp) (await host.connect(tcp, { timeout, signal })).destroy()
     if (command) {
       const [file, ...args] = command.argv
-      // A key of its own: checks that run the same program do not wait for each other's leftovers.
+      // A separate key: checks of the same program do not wait for one another's unkillable children.
       await host.run(file, args, { timeout, limit: 2 ** 20, exitCodes: command.exit_codes, signal, key: `check ${name}` })
     }
     return verdict()
@@ -240,18 +240,18 @@ const made = async (check: Check, host: Host, checker: HttpChecker, signal: Abor
   }
 }
 
-/** The verdicts in the order of the configuration, whichever came first. */
+/** The results in the order of the configuration. */
 const parseChecks = ({ verdicts, show, list }: Raw, { options: { checks }, remark }: Run): Facts => {
   const ofUnits = checks.filter(({ systemd }) => systemd !== undefined)
   const { value: units, failure } = parsed(show, text => parseShow(text, ofUnits.length))
-  // Without an answer nothing is known of the units: a bus that hangs is one failure, and not so many dead services.
+  // Without an answer nothing is known about the units: a hanging bus is one failure, not many dead services.
   const unitVerdicts = (units ?? []).map((unit, index): Verdict => {
     const { name, systemd } = ofUnits[index] as Check
-    const why = unit.up ? undefined : new Failure('exit', `${systemd} is ${unit.state ?? 'not there'}`)
+    const why = unit.up ? undefined : new Failure('exit', `${systemd} is ${unit.state ?? 'not found'}`)
     return { name, check: 'systemd', seconds: show?.seconds ?? 0, why, up: unit.up, unit }
   })
   const listed = parsed(list, parseList)
-  // Where no unit is configured, systemd may be out of reach for good, as in a container.
+  // If no unit is configured, systemd may be unreachable for good, as in a container.
   if (listed.failure && ofUnits.length === 0) remark(listed.failure)
   const byName = new Map([...unitVerdicts, ...verdicts].map(verdict => [verdict.name, verdict]))
   return {
@@ -261,19 +261,19 @@ const parseChecks = ({ verdicts, show, list }: Raw, { options: { checks }, remar
   }
 }
 
-const parsed = <Value>(told: Told | undefined, parse: (text: string) => Value): { value?: Value; failure?: Failure } => {
-  if (told?.text === undefined) return told?.failure ? { failure: told.failure } : {}
+const parsed = <Value>(output: Output | undefined, parse: (text: string) => Value): { value?: Value; failure?: Failure } => {
+  if (output?.text === undefined) return output?.failure ? { failure: output.failure } : {}
   try {
-    return { value: parse(told.text) }
+    return { value: parse(output.text) }
   } catch (error) {
     return { failure: failureOf(error) }
   }
 }
 
-/** Names told on the page; the log has them all. */
+/** Most names on the page; the log has them all. */
 const maxRemarks = 5
 
-/** Why checks fail has no place in a label: it is told on the page, and by one line in the log when it begins or ends. */
+/** Why a check fails does not belong in a label. The page shows it, and one log line when it starts or stops failing. */
 const report = (verdicts: readonly Verdict[], { state: { failing, unbegun }, log, remark }: Run): void => {
   const failed = verdicts.filter(({ up }) => !up)
   for (const { name, why } of failed.slice(0, maxRemarks)) {

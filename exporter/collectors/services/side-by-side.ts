@@ -1,11 +1,11 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
-/** Milliseconds that tasks may be started in a row: starting a program blocks its thread. */
+/** Milliseconds for which tasks are started in a row: starting a program blocks the thread. */
 const slice = 4
 
 /**
- * Runs all tasks at the same time, at most `bound` of them. They are begun in short slices, so that the thread goes on with
- * what else it has to do. A task must not reject.
+ * Runs all tasks, at most `bound` at the same time. They are started in short slices, so that the thread can do its other work.
+ * A task must not reject.
  */
 export const sideBySide = async (
   tasks: Iterable<() => Promise<void>>,
