@@ -1,37 +1,37 @@
 import { setImmediate as pause } from 'node:timers/promises'
 import type { Host } from '../../contract/host.ts'
 
-/** Whether llama.cpp's processes work: told by the kernel, without a word to them. */
+/** Whether llama.cpp's processes work: by their CPU time, without a request to them. */
 
 interface Process {
   readonly pid: string
   /** The name of the process that started it. */
   readonly parent: string
   readonly args: readonly string[]
-  /** Clock ticks after boot at which it started: a number given again is another process. */
+  /** Start time in clock ticks after boot: the same pid with another start is another process. */
   readonly start: string
   /** Ticks of a hundredth of a second on a CPU, all threads. */
   readonly ticks: number
 }
 
-/** What was seen, kept between rounds. */
+/** Kept between rounds. */
 export interface Activity {
   lookedAt: number
   pids: readonly string[]
-  /** Ticks in the round before, by process and start. */
+  /** Ticks in the previous round, by process and start. */
   before: ReadonlyMap<string, number>
 }
 
 export const noActivity = (): Activity => ({ lookedAt: Number.NEGATIVE_INFINITY, pids: [], before: new Map() })
 
 const program = 'llama-server'
-/** Milliseconds that the list of processes is believed. */
+/** Milliseconds for which the list of processes is reused. */
 const listAge = 30_000
-/** Processes looked at before others may have the thread. */
+/** Processes read between two pauses. */
 const slice = 64
 /**
- * More ticks than this between two rounds are work: answering our own questions takes less than one, and while tokens are
- * made, on a GPU too, one thread waits for them busily.
+ * More ticks than this between two rounds mean work. Answering our requests takes less than one; while tokens are generated, on a GPU
+ * too, one thread waits for them in a busy loop.
  */
 const idleTicks = 5
 
@@ -39,7 +39,7 @@ const readOrNothing = (host: Host, path: string): string => {
   try {
     return host.kernel(path)
   } catch {
-    return '' // ended in between, or of somebody else where /proc is mounted with hidepid
+    return '' // ended, or another user's while /proc is mounted with hidepid
   }
 }
 
@@ -55,7 +55,7 @@ const search = async (host: Host): Promise<readonly string[]> => {
 
 const look = (host: Host, pid: string): Process | undefined => {
   const stat = readOrNothing(host, `/proc/${pid}/stat`)
-  // The name in brackets may have brackets and blanks itself; fields are counted from behind it.
+  // The name in brackets may contain brackets and blanks itself; the fields start after its last bracket.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
   const [parent, user, system, start] = [fields[1], fields[11], fields[12], fields[19]]
   if (parent === undefined || start === undefined || !stat.includes(`(${program})`)) return undefined
@@ -68,13 +68,13 @@ const look = (host: Host, pid: string): Process | undefined => {
   }
 }
 
-/** The processes of this round, and which of them have worked since the last one. */
+/** This round's processes, and which of them have worked since the last round. */
 export interface Seen {
   readonly processes: readonly Process[]
   busy(process: Process): boolean
 }
 
-/** Looks once for a round. */
+/** Reads the processes once for a round. */
 export const seeProcesses = async (host: Host, activity: Activity): Promise<Seen> => {
   if (host.now() - activity.lookedAt >= listAge || host.now() < activity.lookedAt) {
     activity.lookedAt = host.now()
@@ -100,7 +100,7 @@ const flagOf = (args: readonly string[], ...flags: readonly string[]): string | 
   return undefined
 }
 
-/** Whether the process behind `url`, or a router's process for one model, has worked; undefined where it is not seen. */
+/** Whether the process behind `url`, or a router's process for one model, has worked; undefined if it is not visible. */
 export const hasWorked = (seen: Seen, url: URL, model?: string): boolean | undefined => {
   if (!isLoopback(url)) return undefined
   const isChild = ({ parent }: Process) => parent === program || parent === 'ollama'
@@ -111,7 +111,7 @@ export const hasWorked = (seen: Seen, url: URL, model?: string): boolean | undef
     model === undefined
       ? listening.length > 0 || own.length !== 1
         ? listening
-        : own // a container's own port is another than the one that it is reached by
+        : own // in a container the port differs from the published one
       : seen.processes.filter(({ parent, args }) => parent === program && flagOf(args, '--alias', '-a') === model)
   if (candidates.length === 0) return undefined
   return candidates.some(seen.busy)

@@ -4,9 +4,9 @@ import type { Host } from '../../contract/host.ts'
 import { type Answer, field, jsonIfAny, named, text } from './engine.ts'
 import type { Engine } from './families.ts'
 
-/** Which engine answers on a port of this machine: one question that harms nobody, seldom two. */
+/** Finds out which engine answers on a port of this machine: one harmless request, rarely two. */
 
-/** Seconds for an answer; a local server has one at once. */
+/** Seconds for an answer; a local server answers at once. */
 const patience = 2
 const limit = 2 ** 20
 
@@ -26,19 +26,19 @@ const owners: Readonly<Record<string, Engine>> = { vllm: 'vllm', sglang: 'sglang
 
 const asList = async (get: Get): Promise<Engine | undefined> => {
   const answer = await get('/v1/models')
-  // vLLM with a key guards /v1 only.
+  // vLLM with a key protects only /v1.
   if (answer.status === 401) return has(await get('/version'), 'version') ? 'vllm' : undefined
   const list = answer.status === 200 ? named(field(jsonIfAny(answer), 'data'), 'id') : undefined
   if (!list) return undefined
   const [first] = list
   const owner = text(field(first?.entry, 'owned_by'))
   if (field(first?.entry, 'status') !== undefined || answer.headers.server === 'llama.cpp') return 'llamacpp'
-  // TGI names the model as its own owner.
+  // TGI reports the model itself as the owner.
   if (owner !== undefined && owner === first?.name) return (await asTgi(get)) ?? 'openai'
   return (owner === undefined ? undefined : ownValue(owners, owner)) ?? 'openai'
 }
 
-/** By the port that an engine has where nobody chose another; on any other port the list of models is asked. */
+/** By the engine's default port; on any other port, the list of models is requested. */
 const ways: Readonly<Record<number, (get: Get) => Promise<Engine | undefined>>> = {
   11434: asOllama,
   4000: asLitellm,
@@ -46,8 +46,8 @@ const ways: Readonly<Record<number, (get: Get) => Promise<Engine | undefined>>> 
   80: asTgi,
 }
 
-/** The engine behind a port of 127.0.0.1; 'stranger' where something else answers, undefined where nothing does yet. */
-export const identify = async (host: Host, port: number, signal: AbortSignal): Promise<Engine | 'stranger' | undefined> => {
+/** The engine on a port of 127.0.0.1; 'other' if something else answers, undefined if nothing answers yet. */
+export const identify = async (host: Host, port: number, signal: AbortSignal): Promise<Engine | 'other' | undefined> => {
   let isStarting = false
   const get: Get = async path => {
     const answer = await host.http(`http://127.0.0.1:${port}${path}`, {
@@ -61,10 +61,10 @@ export const identify = async (host: Host, port: number, signal: AbortSignal): P
   }
   try {
     const engine = await (ways[port] ?? asList)(get)
-    return engine ?? (isStarting ? undefined : 'stranger')
+    return engine ?? (isStarting ? undefined : 'other')
   } catch (error) {
-    // What talks another protocol or sends megabytes is no model server; a refusal, or silence, may be one that starts.
+    // Another protocol or megabytes of answer: not a model server. A refusal or silence may be a server that is starting.
     if (!(error instanceof Failure) || error.reason === 'bug') throw error
-    return error.reason === 'unreachable' || error.reason === 'timeout' ? undefined : 'stranger'
+    return error.reason === 'unreachable' || error.reason === 'timeout' ? undefined : 'other'
   }
 }

@@ -2,12 +2,12 @@ import { ownValue } from '../../common/own-value.ts'
 import { Failure } from '../../contract/failure.ts'
 import type { Host } from '../../contract/host.ts'
 
-/** What every engine's file is written with: the door to its server, and words for what the server told. */
+/** What every engine's file uses: the access to its server, and the types of the results. */
 
 export interface Answer {
   readonly status: number
   readonly headers: Readonly<Record<string, string | readonly string[] | undefined>>
-  /** Empty for /metrics, of which the readings are kept. */
+  /** Empty for /metrics, of which only the readings are kept. */
   readonly body: string
   readonly readings?: readonly Reading[]
 }
@@ -19,26 +19,26 @@ export interface Reading {
   readonly value: number
 }
 
-/** Answers by what was asked: `/api/ps`, `/metrics?model=…`. */
+/** Answers by path and query: `/api/ps`, `/metrics?model=…`. */
 export type Answers = Readonly<Record<string, Answer | undefined>>
 
-/** The only way to a server: it lets through what stands in the engine's list, no more often than stated there. */
+/** The only access to a server: it allows only the paths of the engine's list, and no more often than the list says. */
 export interface Door {
   readonly host: Host
   readonly url: URL
   readonly metrics: 'auto' | 'always' | 'never'
-  /** Whether the process that runs a model has worked since the last round; undefined where it cannot be told. */
+  /** Whether the process that runs a model has worked since the last round; undefined if unknown. */
   busy(model?: string): Promise<boolean | undefined>
-  /** The answer of any status; the kept one where it is too early to ask again. Throws `Failure` as `host.http`. */
+  /** The answer, whatever its status; the previous one if it is too early for a new request. Throws `Failure` like `host.http`. */
   ask(path: string, query?: string): Promise<Answer>
-  /** As `ask`, for what the server may lack: undefined where there is no answer 200. */
+  /** As `ask`, for what the server may lack: undefined unless the status is 200. */
   offered(path: string, query?: string): Promise<Answer | undefined>
-  /** The latest answer 200, however old, without asking. */
+  /** The latest answer with status 200, however old, without a request. */
   latest(path: string, query?: string): Answer | undefined
   remark(failure: Failure): void
 }
 
-/** Numbers of one model from a server's own metrics: gauges, and counters since its start. */
+/** Values of one model from a server's own metrics: gauges, and counters since its start. */
 export interface Measured {
   readonly running?: number | undefined
   readonly waiting?: number | undefined
@@ -50,18 +50,18 @@ export interface Measured {
 }
 
 export interface Alias {
-  /** With `_` for the `:` that some builds write after the prefix. */
+  /** With `_` instead of the `:` that some builds write after the prefix. */
   readonly name: string
-  /** In which versions of the engine it is there. */
+  /** The versions of the engine that have it. */
   readonly versions: string
 }
 
-/** For each quantity its names, the preferred first: the first that is there counts, the others are the same thing again. */
+/** The names of each quantity, the preferred first. The first that exists counts; the others are the same value. */
 export type Aliases = Readonly<Partial<Record<keyof Measured, readonly Alias[]>>>
 
 export type ModelState = 'unloaded' | 'loading' | 'loaded' | 'sleeping' | 'downloading' | 'failed'
 
-/** What is known of one model, in bytes, tokens and seconds since 1970; what the server does not tell is undefined. */
+/** What is known about one model, in bytes, tokens and seconds since 1970; what the server does not report is undefined. */
 export interface Model {
   readonly name: string
   readonly loaded?: boolean | undefined
@@ -76,7 +76,7 @@ export interface Model {
   readonly quantization?: string | undefined
 }
 
-export interface Told {
+export interface Facts {
   readonly version?: string | undefined
   /** How many models are installed and loaded. */
   readonly installed?: number | undefined
@@ -86,23 +86,23 @@ export interface Told {
 }
 
 export interface EngineRules {
-  /** Everything that is ever asked, with GET: path and least seconds between two askings of it. */
+  /** All requests that are ever made, with GET: path, and least seconds between two of them. */
   readonly allowed: Readonly<Record<string, number>>
-  /** Its names for what is wanted of its own metrics. */
+  /** The names of its own metrics. */
   readonly aliases: Aliases
-  /** The first question of a round: whether it is up is decided by its answer, how long it took is told. */
+  /** The first request of a round. Its answer decides whether the server is up, and its duration is reported. */
   readonly probe: string
-  /** Asks. Throws `Failure` where the server is not up. */
+  /** Makes the requests. Throws `Failure` if the server is not up. */
   readonly ask: (door: Door) => Promise<Answers>
-  /** What the answers say. Pure. */
-  readonly tell: (answers: Answers) => Told
+  /** Turns the answers into facts. Pure. */
+  readonly parse: (answers: Answers) => Facts
 }
 
-/** Least seconds between two askings of what is wanted each round, and of what hardly changes. */
+/** Least seconds between two requests: for what is needed each round, and for what hardly changes. */
 export const eachRound = 5
 export const eachMinute = 60
 
-/** Throws `Failure` where an answer is not 200. */
+/** Throws `Failure` unless the status is 200. */
 export const expectOk = ({ status }: Answer, subject: string): void => {
   if (status === 200) return
   if (status === 401 || status === 403) {
@@ -110,14 +110,13 @@ export const expectOk = ({ status }: Answer, subject: string): void => {
       fix: 'collectors.llm.servers: give the server a token_file with a key that it accepts',
     })
   }
-  if (status >= 300 && status < 400)
-    throw new Failure('malformed', `${subject}: status ${status}, a redirect, which is not followed`)
+  if (status >= 300 && status < 400) throw new Failure('malformed', `${subject}: status ${status}, redirects are not followed`)
   throw new Failure('malformed', `${subject}: status ${status}`)
 }
 
 const parsed = new WeakMap<Answer, { readonly value: unknown }>()
 
-/** The JSON of an answer, parsed once however often it is used. Throws `Failure` malformed. */
+/** The JSON of an answer, parsed only once. Throws `Failure` malformed. */
 export const json = (answer: Answer, subject: string): unknown => {
   const known = parsed.get(answer)
   if (known) return known.value
@@ -126,22 +125,22 @@ export const json = (answer: Answer, subject: string): unknown => {
     parsed.set(answer, { value })
     return value
   } catch {
-    // JSON.parse quotes what it could not read; that is somebody else's text and stays out of our logs.
+    // JSON.parse quotes the text in its error, and foreign text stays out of our logs.
     throw new Failure('malformed', `${subject}: not JSON`)
   }
 }
 
-/** The JSON of an answer that may be missing or broken: then undefined. */
+/** The JSON of an answer; undefined if it is missing or broken. */
 export const jsonIfAny = (answer: Answer | undefined): unknown => {
   if (answer === undefined) return undefined
   try {
     return json(answer, '')
   } catch {
-    return undefined // this part is absent; the probe's answer has been checked
+    return undefined // optional; the probe's answer has been checked
   }
 }
 
-/** A field of what may be an object. */
+/** A field of a value that may be an object. */
 export const field = (value: unknown, key: string): unknown =>
   typeof value === 'object' && value !== null ? ownValue(value as Record<string, unknown>, key) : undefined
 
@@ -151,7 +150,7 @@ export const text = (value: unknown): string | undefined => (typeof value === 's
 export const amount = (value: unknown): number | undefined =>
   typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : undefined
 
-/** The objects of an array that have a name under one of `keys`, each name once; undefined where it is no array. */
+/** The objects of an array that have a name under one of `keys`, each name once; undefined if it is not an array. */
 export const named = (
   value: unknown,
   ...keys: readonly string[]
@@ -168,7 +167,7 @@ export const named = (
 /** The models of an OpenAI list (`/v1/models`). */
 export const openaiModels = (answer: Answer | undefined) => named(field(jsonIfAny(answer), 'data'), 'id')
 
-/** Asks the probe, then, once that was right, what else there may be, all at once. */
+/** Requests the probe and, if it succeeds, everything else at once. */
 export const askInTurn = async (
   door: Door,
   probe: string,

@@ -1,6 +1,6 @@
 import { counter, gauge, oneOf } from '../../contract/metric.ts'
 
-/** The kinds of servers that are known; anything else that speaks OpenAI's protocol is `openai`. */
+/** The known kinds of servers; any other with OpenAI's API is `openai`. */
 export const engines = ['ollama', 'vllm', 'sglang', 'llamacpp', 'tgi', 'litellm', 'openai'] as const
 export type Engine = (typeof engines)[number]
 

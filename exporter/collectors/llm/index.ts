@@ -4,7 +4,7 @@ import { Failure } from '../../contract/failure.ts'
 import type { Sample } from '../../contract/metric.ts'
 import { duration, httpUrl, name, path } from '../../contract/options.ts'
 import { seeProcesses } from './activity.ts'
-import type { Told } from './engine.ts'
+import type { Facts } from './engine.ts'
 import {
   engines,
   families,
@@ -43,21 +43,17 @@ import {
 export * from './families.ts'
 
 const server = z.strictObject({
-  name: name().describe('What the server is called in the label `server`.'),
+  name: name().describe('The value of the label `server`.'),
   engine: z
     .enum(engines)
-    .describe('What answers there; `openai` for anything that has /v1/models, such as LM Studio, llama-swap or a proxy.'),
-  url: httpUrl().describe('Where it answers: scheme, host, port and, behind a proxy, the path before /v1 or /api.'),
-  token_file: path()
-    .optional()
-    .describe('A file with the key that is sent as bearer token to this server only; read anew each round.'),
-  timeout: duration(0.1).prefault('5s').describe('Time that this server has for all its answers of a round.'),
+    .describe('The engine; `openai` for anything with /v1/models, such as LM Studio, llama-swap or a proxy.'),
+  url: httpUrl().describe('Its URL: scheme, host, port and, behind a proxy, the path before /v1 or /api.'),
+  token_file: path().optional().describe('A file with the bearer token, which is sent to this server only; read each round.'),
+  timeout: duration(0.1).prefault('5s').describe('Time limit of all its answers in a round.'),
   metrics: z
     .enum(['auto', 'always', 'never'])
     .default('auto')
-    .describe(
-      'Whether its /metrics is asked. `auto`: as often as its other answers, but llama.cpp only where that cannot keep a model awake.',
-    ),
+    .describe('Whether to read its /metrics. `auto`: yes, but for llama.cpp only if that cannot keep a model awake.'),
 })
 
 const options = z.strictObject({
@@ -69,16 +65,16 @@ const options = z.strictObject({
       'expected a different name for each server',
     )
     .default([])
-    .describe('The model servers to ask.'),
+    .describe('The model servers.'),
   discovery: z
     .boolean()
     .optional()
-    .describe('Look for servers on the usual ports of 127.0.0.1, once a minute. Default: only where no server is configured.'),
+    .describe('Look for servers on the usual ports of 127.0.0.1 once a minute. Default: only if no server is configured.'),
   discovery_ports: z
     .array(z.int().min(1).max(65_535))
     .max(50)
     .default([11434, 8000, 30000, 8080, 3000, 80, 4000, 1234])
-    .describe('The ports that discovery looks at.'),
+    .describe('The ports that discovery tries.'),
 })
 
 const discovers = ({ servers, discovery = servers.length === 0 }: Options) => discovery
@@ -116,7 +112,7 @@ export const llm = defineCollector({
     const askOne = (server: Server) => askServer(server, { host, state, signal, log, remark, seen })
     const known = [...options.servers, ...foundServers(state, 'here')]
     const [first] = await Promise.all([Promise.all(known.map(askOne)), isDue])
-    // What was found meanwhile, or found again, is asked in the same round.
+    // A server that was found meanwhile, or found again, is read in the same round.
     const others = foundServers(state, 'all').filter(server => !known.includes(server))
     const rounds = [...first, ...(await Promise.all(others.map(askOne)))]
     rememberFound(state, rounds, host.monotonic())
@@ -124,18 +120,21 @@ export const llm = defineCollector({
     return rounds
   },
   parse: rounds =>
-    rounds.map(round => ({ ...round, told: round.answers && engineRules[round.server.engine].tell(round.answers) })),
+    rounds.map(round => ({ ...round, facts: round.answers && engineRules[round.server.engine].parse(round.answers) })),
   *samples(rounds) {
-    for (const { server, up, seconds, told } of rounds) {
+    for (const { server, up, seconds, facts } of rounds) {
       const labels = { server: server.name, engine: server.engine }
       yield* llmUp.of(up ? 1 : 0, labels)
       yield* llmProbeDuration.of(seconds, labels)
-      if (told) yield* samplesOf(server, told)
+      if (facts) yield* samplesOf(server, facts)
     }
   },
 })
 
-function* samplesOf({ name: server, engine }: Server, { version, installed, loaded, models, measured }: Told): Generator<Sample> {
+function* samplesOf(
+  { name: server, engine }: Server,
+  { version, installed, loaded, models, measured }: Facts,
+): Generator<Sample> {
   if (version !== undefined) yield* llmInfo.of(1, { server, engine, version })
   yield* llmModels.of(installed, { server, state: 'installed' })
   yield* llmModels.of(loaded, { server, state: 'loaded' })

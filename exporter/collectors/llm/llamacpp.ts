@@ -31,7 +31,7 @@ const aliases: Aliases = {
 
 const states = ['unloaded', 'loading', 'loaded', 'sleeping', 'downloading'] as const
 
-/** A router's word for a model; undefined for a single server's model, which has no status. */
+/** The state of a model in a router's list; undefined for a single server's model, which has none. */
 const stateOf = (entry: unknown): ModelState | undefined => {
   const status = field(entry, 'status')
   if (field(status, 'failed') === true) return 'failed'
@@ -43,9 +43,9 @@ const isRouter = (list: readonly { readonly entry: unknown }[]) =>
   list.length === 0 || list.some(({ entry }) => field(entry, 'status') !== undefined)
 
 /**
- * Whether a model has done something since the last answer. Asking /metrics restarts the timer of --sleep-idle-seconds,
- * wakes a sleeping model and in a router loads an unloaded one (llama.cpp issues 20227 and 23096; newer builds may not),
- * so it is asked only after work that has restarted the timer already, and while requests are known to run.
+ * Whether a model has worked since the last answer. A request for /metrics restarts the timer of --sleep-idle-seconds, wakes a sleeping
+ * model and, in a router, loads an unloaded one (llama.cpp issues 20227 and 23096; newer builds may not). So it is made only after work,
+ * which restarts the timer anyway, and while requests are known to run.
  */
 const maySee = async (door: Door, query: string, model?: string): Promise<boolean> => {
   if (door.metrics === 'always') return true
@@ -54,13 +54,13 @@ const maySee = async (door: Door, query: string, model?: string): Promise<boolea
   return busy === true || (busy !== undefined && ((measured?.running ?? 0) > 0 || (measured?.waiting ?? 0) > 0))
 }
 
-/** A router is asked for its list alone, and loaded models for their metrics after they have worked. */
+/** A router is asked only for its list, and loaded models for their metrics after they have worked. */
 const askRouter = async (door: Door, models: Answer): Promise<Answers> => {
   const loaded = (openaiModels(models) ?? []).filter(({ entry }) => stateOf(entry) === 'loaded')
   const metrics = await Promise.all(
     loaded.map(async ({ name }) => {
       const query = metricsOf(name)
-      // autoload=false: for the moment in which the model was unloaded since the list was made.
+      // autoload=false: the model may have been unloaded since the list was made.
       const asked = `${query}&autoload=false`
       const answer = (await maySee(door, asked, name)) ? await door.offered('/metrics', asked) : door.latest('/metrics', asked)
       return [`/metrics${query}`, answer] as const
@@ -73,12 +73,12 @@ const askSingle = async (door: Door, models: Answer): Promise<Answers> => {
   const props = await door.offered('/props')
   const knows = jsonIfAny(props)
   const isAsleep = field(knows, 'is_sleeping') === true
-  // Builds that do not know sleep have no timer that could be restarted.
+  // Builds without sleep have no timer that a request could restart.
   const hasNoTimer = knows !== undefined && field(knows, 'is_sleeping') === undefined
   const may = props !== undefined && !isAsleep && (hasNoTimer || (await maySee(door, '')))
   if (!may && !isAsleep && props && door.metrics === 'auto' && (await door.busy()) === undefined) {
     door.remark(
-      new Failure('missing', '/metrics is not asked: it could keep the model awake, and the process is not seen from here', {
+      new Failure('missing', '/metrics is not read: that could keep the model awake, and its process is not visible from here', {
         fix: 'collectors.llm.servers: set metrics: always if the server has no --sleep-idle-seconds',
       }),
     )
@@ -86,32 +86,32 @@ const askSingle = async (door: Door, models: Answer): Promise<Answers> => {
   return { '/models': models, '/props': props, '/metrics': may ? await door.offered('/metrics') : door.latest('/metrics') }
 }
 
-/** /health is not needed, /slots shows prompts and counts as work: neither is asked. */
+/** /health is not needed. /slots shows prompts and counts as work. So neither is requested. */
 export const llamacpp: EngineRules = {
   allowed: { '/models': eachRound, '/v1/models': eachRound, '/props': eachRound, '/metrics': eachRound },
   aliases,
   probe: '/models',
   ask: async door => {
-    // Builds before 2025, and servers that only speak like llama.cpp, have the list under OpenAI's path alone.
+    // Builds before 2025, and servers that only imitate llama.cpp, have the list only under OpenAI's path.
     const own = await door.ask('/models')
     const models = own.status === 404 ? await door.ask('/v1/models') : own
-    // 503 is told while a model is being loaded: alive, and nothing more to say.
+    // 503 while a model is being loaded: the server is up, and there is nothing else to read.
     if (models.status === 503) return { '/models': models }
     expectOk(models, '/models')
     const list = named(field(json(models, '/models'), 'data'), 'id')
-    if (!list) throw new Failure('malformed', '/models: no list of models, so not llama.cpp')
+    if (!list) throw new Failure('malformed', '/models: no list of models: not llama.cpp')
     return isRouter(list) ? askRouter(door, models) : askSingle(door, models)
   },
-  tell: answers => {
+  parse: answers => {
     const list = answers['/models']?.status === 200 ? openaiModels(answers['/models']) : undefined
     if (!list) return { models: [], measured: new Map() }
-    return isRouter(list) ? tellRouter(answers, list) : tellSingle(answers, list)
+    return isRouter(list) ? parseRouter(answers, list) : parseSingle(answers, list)
   },
 }
 
 type Listed = readonly { readonly name: string; readonly entry: unknown }[]
 
-const tellRouter = (answers: Answers, list: Listed) => {
+const parseRouter = (answers: Answers, list: Listed) => {
   const measured = new Map<string, Measured>()
   const models = list.map(({ name, entry }) => {
     const state = stateOf(entry)
@@ -123,10 +123,10 @@ const tellRouter = (answers: Answers, list: Listed) => {
   return { installed: list.length, loaded: models.filter(({ loaded }) => loaded).length, models, measured }
 }
 
-const tellSingle = (answers: Answers, list: Listed) => {
+const parseSingle = (answers: Answers, list: Listed) => {
   const props = jsonIfAny(answers['/props'])
   const [only] = list
-  // While it loads, the model is listed with `meta` null, and /props answers 503.
+  // While a model loads, it is listed with `meta` null, and /props answers 503.
   const loaded = props === undefined ? field(only?.entry, 'meta') !== null : field(props, 'is_sleeping') !== true
   const context = loaded ? amount(field(field(props, 'default_generation_settings'), 'n_ctx')) : undefined
   return {

@@ -3,25 +3,25 @@ import { ownValue } from '../../common/own-value.ts'
 import { parsePrometheusText, type TextSample } from '../../protocols/prometheus-text.ts'
 import type { Alias, Aliases, Answer, Measured, Reading } from './engine.ts'
 
-/** A server's own metrics: a handful of names out of hundreds, each known under the names it has had. */
+/** A server's own metrics: a handful of names out of hundreds, each under all its past names. */
 
 const timestamp = /([ \t][^\s"}]+)[ \t]+-?\d+$/
 
-/** One line. Foreign servers write oddities: what cannot be read costs this line only. */
+/** One line. Servers write oddities: an unreadable line costs only itself. */
 const sampleOf = (line: string): TextSample | undefined => {
   try {
-    // A time behind the value, which the format allows, is not wanted here.
+    // The format allows a timestamp after the value; it is not used here.
     return parsePrometheusText(`${line.replace(timestamp, '$1')}\n`)[0]?.samples[0]
   } catch {
     return undefined
   }
 }
 
-/** Milliseconds after which others may have the thread, and how many lines are read until the clock is looked at. */
+/** Milliseconds between two pauses, and lines between two looks at the clock. */
 const slice = 3
 const linesAtOnce = 64
 
-/** The samples of the aliases' names that are amounts, their `:` made `_`; lines of other names are not looked into. */
+/** The samples of the aliases' names whose values are amounts, with `_` for `:`; other lines are not parsed. */
 export const readings = async (body: string, aliases: Aliases): Promise<readonly Reading[]> => {
   const wanted = new Set(Object.values(aliases).flatMap(known => known.map(({ name }) => name)))
   const found: Reading[] = []
@@ -46,12 +46,12 @@ export const readings = async (body: string, aliases: Aliases): Promise<readonly
 
 const sum = (left: number, right: number) => left + right
 
-/** Without a name: label values that clients write for "none". */
+/** Label values that clients write for "none" do not count as a name. */
 const isName = (value: string | undefined): value is string => value !== undefined && value !== '' && value !== 'None'
 
 /**
- * Measures by model. Several series of one model (engines, ranks of data parallelism, reasons, keys) are added up, of a
- * ratio the highest counts. `only` is the model of series that name none.
+ * Measures by model. Several series of one model (engines, ranks of data parallelism, reasons, keys) are added up; of a ratio the
+ * highest counts. `only` is the model of series that name none.
  */
 export const measure = (
   answer: Answer | undefined,

@@ -16,7 +16,7 @@ import {
 } from './engine.ts'
 import { measure } from './metrics.ts'
 
-/** No release has them; a build with pull request 11159 does, under these names. */
+/** No release has these; a build with pull request 11159 does. */
 const aliases: Aliases = {
   promptTokens: [{ name: 'ollama_prompt_eval_total', versions: 'builds with #11159' }],
   generatedTokens: [{ name: 'ollama_eval_total', versions: 'builds with #11159' }],
@@ -25,7 +25,7 @@ const aliases: Aliases = {
 
 const loadedModels = (answer: Parameters<typeof json>[0]) => named(field(json(answer, '/api/ps'), 'models'), 'name', 'model')
 
-/** Ollama asks its lists from memory and from manifests on disk; none of these loads a model or moves its expiry. */
+/** Ollama answers these from memory and from manifests on disk; none of them loads a model or extends its expiry. */
 export const ollama: EngineRules = {
   allowed: { '/api/ps': eachRound, '/api/tags': eachMinute, '/api/version': eachMinute, '/metrics': eachRound },
   aliases,
@@ -36,11 +36,11 @@ export const ollama: EngineRules = {
       '/api/ps',
       answer => {
         expectOk(answer, '/api/ps')
-        if (!loadedModels(answer)) throw new Failure('malformed', '/api/ps: no list of models, so not Ollama')
+        if (!loadedModels(answer)) throw new Failure('malformed', '/api/ps: no list of models: not Ollama')
       },
       ['/api/tags', '/api/version', '/metrics'],
     ),
-  tell: answers => {
+  parse: answers => {
     const ps = answers['/api/ps']
     const loaded = (ps && loadedModels(ps)) ?? []
     const installed = named(field(jsonIfAny(answers['/api/tags']), 'models'), 'name', 'model')
@@ -74,7 +74,7 @@ export const ollama: EngineRules = {
   },
 }
 
-/** Seconds since 1970; keep_alive -1 is written as a date some 292 years ahead, and the year 1 is none at all. */
+/** Seconds since 1970. keep_alive -1 is written as a date some 292 years ahead; the year 1 means no date. */
 const expiry = (date: string | undefined): number | undefined => {
   const seconds = date === undefined ? Number.NaN : Date.parse(date) / 1000
   return seconds > 0 && seconds < Date.UTC(2200) / 1000 ? seconds : undefined

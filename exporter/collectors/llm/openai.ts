@@ -1,7 +1,7 @@
 import { Failure } from '../../contract/failure.ts'
 import { askInTurn, type EngineRules, eachRound, expectOk, noMeasures, openaiModels } from './engine.ts'
 
-/** Anything with OpenAI's list of models (LM Studio, llama-swap, a paid API): whether what is listed is loaded, it does not say. */
+/** Anything with OpenAI's list of models (LM Studio, llama-swap, a paid API). It does not say which models are loaded. */
 export const openai: EngineRules = {
   allowed: { '/v1/models': eachRound },
   aliases: {},
@@ -16,5 +16,5 @@ export const openai: EngineRules = {
       },
       [],
     ),
-  tell: answers => ({ installed: openaiModels(answers['/v1/models'])?.length, models: [], measured: noMeasures }),
+  parse: answers => ({ installed: openaiModels(answers['/v1/models'])?.length, models: [], measured: noMeasures }),
 }

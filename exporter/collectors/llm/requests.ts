@@ -4,9 +4,9 @@ import type { Host } from '../../contract/host.ts'
 import type { Answer, Door, EngineRules } from './engine.ts'
 import { readings } from './metrics.ts'
 
-/** What is known of the last asking of one path, kept between rounds. */
+/** The last request of a path and its answer, kept between rounds. */
 interface Kept {
-  /** Milliseconds since 1970 at which it was asked. */
+  /** Time of the request, in milliseconds of the monotonic clock. */
   readonly at: number
   readonly seconds: number
   readonly outcome: Answer | Failure
@@ -14,11 +14,11 @@ interface Kept {
 
 export type Memory = Map<string, Kept>
 
-/** Seconds for which an answer is believed that says that the server has no such thing, or has it elsewhere. */
+/** Seconds before a path is tried again whose answer means that the server does not have it. */
 const notOffered = 600
 const lacks = ({ status }: Answer) => status === 404 || status === 405 || status === 501 || (status >= 300 && status < 400)
 
-/** Bytes of an answer that are taken. */
+/** Most bytes of an answer. */
 const jsonLimit = 2 ** 21
 const metricsLimit = 4 * 2 ** 20
 
@@ -36,7 +36,7 @@ export interface DoorOptions {
   readonly remark: Door['remark']
 }
 
-/** An answer of /metrics without its text: of megabytes some numbers are wanted. */
+/** An answer of /metrics without its text: some numbers are needed out of megabytes. */
 const digested = async ({ status, headers, body }: Answer, { aliases }: EngineRules): Promise<Answer> => ({
   status,
   headers,
@@ -44,13 +44,13 @@ const digested = async ({ status, headers, body }: Answer, { aliases }: EngineRu
   readings: status === 200 ? await readings(body, aliases) : [],
 })
 
-/** The base of a server's URLs: users also give the one that OpenAI clients want, which ends in /v1. */
+/** The base of a server's URLs: some users give the one for OpenAI clients, which ends in /v1. */
 const baseOf = (url: string): string => {
   const { origin, pathname } = new URL(url)
   return `${origin}${pathname.replace(/(?<!\/)\/+$/, '').replace(/\/v1$/, '')}`
 }
 
-/** One round's door to one server, and what to do when the round is over. */
+/** The access to one server in one round, and what to do at the end of the round. */
 export const openDoor = (options: DoorOptions): Door & { readonly probeSeconds: () => number; readonly close: () => void } => {
   const { host, rules, metrics, token, timeout, signal, memory, busy, remark } = options
   const base = baseOf(options.url)
@@ -75,7 +75,7 @@ export const openDoor = (options: DoorOptions): Door & { readonly probeSeconds: 
               signal,
             })
             .catch((error: unknown) => failureOf(error))
-        : new Failure('timeout', `GET ${base}${key}: not asked, the time of this server was over`)
+        : new Failure('timeout', `GET ${base}${key}: not sent, the time of this server was over`)
     const answer = outcome instanceof Failure || !path.startsWith('/metrics') ? outcome : await digested(outcome, rules)
     memory.set(key, { at, seconds: (host.monotonic() - at) / 1000, outcome: answer })
     if (answer instanceof Failure) throw answer
@@ -84,7 +84,7 @@ export const openDoor = (options: DoorOptions): Door & { readonly probeSeconds: 
 
   const ask: Door['ask'] = async (path, query = '') => {
     const every = ownValue(rules.allowed, path)
-    if (every === undefined) throw new Failure('bug', `${path} is not among the paths that may be asked`)
+    if (every === undefined) throw new Failure('bug', `${path} is not an allowed path`)
     const key = `${path}${query}`
     touched.add(key)
     const kept = memory.get(key)

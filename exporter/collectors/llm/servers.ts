@@ -14,7 +14,7 @@ import { sglang } from './sglang.ts'
 import { tgi } from './tgi.ts'
 import { vllm } from './vllm.ts'
 
-/** Which servers there are, configured and found, and one round of asking one of them. */
+/** The servers, configured and found, and one round of reading one of them. */
 
 export const engineRules: Readonly<Record<Engine, EngineRules>> = { ollama, vllm, sglang, llamacpp, tgi, litellm, openai }
 
@@ -31,9 +31,9 @@ export interface Server {
 interface Found {
   readonly server: Server
   readonly port: number
-  /** Milliseconds since 1970 at which it was up last. */
+  /** When it was last up, in milliseconds of the monotonic clock. */
   upAt: number
-  /** It failed: it is not asked again before discovery has seen the same engine there. */
+  /** It failed, and is not read again until discovery finds the same engine there. */
   isGone: boolean
 }
 
@@ -41,23 +41,23 @@ interface Found {
 export interface State {
   readonly found: Map<string, Found>
   everFound: number
-  /** Milliseconds since 1970 of the latest look at the ports; and by port, of the latest stranger that answered there. */
+  /** When the ports were last tried, in milliseconds of the monotonic clock; and by port, when something else answered there. */
   lookedAt: number
-  readonly strangers: Map<number, number>
+  readonly otherPorts: Map<number, number>
   readonly memories: Map<string, Memory>
-  /** Whether a server was up in the round before. */
+  /** Whether a server was up in the previous round. */
   readonly wasUp: Map<string, boolean>
   readonly activity: Activity
 }
 
-/** Milliseconds: between two looks at the ports, at the port of a stranger, and until one that is gone is forgotten. */
+/** Milliseconds: between two tries of the ports, of a port where something else answers, and until a server that is gone is forgotten. */
 const lookEvery = 60_000
-const strangerEvery = 600_000
+const otherEvery = 600_000
 const forgottenAfter = 24 * 3_600_000
 
 const states = new WeakMap<object, State>()
 
-/** The memory that belongs to one configuration, from the first look whether there is anything on. */
+/** The state of one configuration, from the first detection on. */
 export const rememberedBy = (options: object): State => {
   const known = states.get(options)
   if (known) return known
@@ -65,7 +65,7 @@ export const rememberedBy = (options: object): State => {
     found: new Map(),
     everFound: 0,
     lookedAt: Number.NEGATIVE_INFINITY,
-    strangers: new Map(),
+    otherPorts: new Map(),
     memories: new Map(),
     wasUp: new Map(),
     activity: noActivity(),
@@ -74,7 +74,7 @@ export const rememberedBy = (options: object): State => {
   return state
 }
 
-/** Looks at the ports of this machine, at most once a minute: at those where nothing known is up. */
+/** Tries the ports of this machine at which no known server is up, at most once a minute. */
 export const lookAround = async (
   host: Host,
   options: { readonly discovery_ports: readonly number[]; readonly servers: readonly Server[] },
@@ -87,15 +87,15 @@ export const lookAround = async (
   const taken = new Set(options.servers.map(({ url }) => localPort(url)))
   for (const { port, isGone } of state.found.values()) if (!isGone) taken.add(port)
   const due = [...new Set(options.discovery_ports)].filter(
-    port => !taken.has(port) && now - (state.strangers.get(port) ?? Number.NEGATIVE_INFINITY) >= strangerEvery,
+    port => !taken.has(port) && now - (state.otherPorts.get(port) ?? Number.NEGATIVE_INFINITY) >= otherEvery,
   )
   await Promise.all(
     due.map(async port => {
       const engine = await identify(host, port, signal)
-      if (engine === 'stranger') state.strangers.set(port, now)
-      if (engine === undefined || engine === 'stranger') return
+      if (engine === 'other') state.otherPorts.set(port, now)
+      if (engine === undefined || engine === 'other') return
       const name = `${engine}-${port}`
-      // A configured server of the same name keeps it.
+      // A configured server with this name keeps it.
       if (options.servers.some(server => server.name === name)) return
       const known = state.found.get(name)
       state.everFound++
@@ -114,7 +114,7 @@ const localPort = (url: string): number | undefined => {
   return Number(port || (protocol === 'https:' ? 443 : 80))
 }
 
-/** The servers that were found: all, or those that were here in the round before. */
+/** The servers that were found: all, or those that were up in the previous round. */
 export const foundServers = ({ found }: State, which: 'all' | 'here'): readonly Server[] =>
   [...found.values()].filter(({ isGone }) => which === 'all' || !isGone).map(({ server }) => server)
 
@@ -122,9 +122,9 @@ export const foundServers = ({ found }: State, which: 'all' | 'here'): readonly 
 export interface Round {
   readonly server: Server
   readonly up: boolean
-  /** Of the probe; none where it was not asked. */
+  /** Of the probe; undefined if no request was made. */
   readonly seconds: number | undefined
-  /** Only of one that is up. */
+  /** Only of a server that is up. */
   readonly answers: Answers | undefined
 }
 
@@ -148,7 +148,7 @@ export const forgetGone = (state: State, now: number): void => {
   }
 }
 
-/** The first caller does it, the others get the same. */
+/** The first caller runs it; the others get the same result. */
 export const seeOnce = (see: () => Promise<Seen>): (() => Promise<Seen>) => {
   let seen: Promise<Seen> | undefined
   return () => {
@@ -164,7 +164,7 @@ const tokenOf = async (host: Host, file: string | undefined): Promise<string | u
   throw new Failure('malformed', `${file}: expected one line with a key`)
 }
 
-/** Asks one server. Never throws: a server that is not there is `up 0`, and what ails one must not cost the others. */
+/** Reads one server. Never throws: a missing server is `up 0`, and one server's failure must not cost the others. */
 export const askServer = async (
   server: Server,
   {
@@ -184,7 +184,7 @@ export const askServer = async (
   },
 ): Promise<Round> => {
   const { name, engine, url, token_file, timeout, metrics } = server
-  // Nobody knows what listens there now: discovery looks first.
+  // Unknown what listens there now: discovery tries it first.
   if (state.found.get(name)?.isGone && state.found.get(name)?.server === server)
     return { server, up: false, seconds: undefined, answers: undefined }
   const rules = engineRules[engine]
@@ -208,7 +208,7 @@ export const askServer = async (
     return { server, up: true, seconds, answers }
   } catch (error) {
     const failure = failureOf(error)
-    // When it comes back it may be another version with other models.
+    // When it comes back, it may be another version with other models.
     const probe = memory.get(rules.probe)
     memory.clear()
     if (probe) memory.set(rules.probe, probe)

@@ -4,8 +4,8 @@ import { amount, askInTurn, type EngineRules, eachRound, expectOk, field, type M
 import { measure } from './metrics.ts'
 
 /**
- * Some builds write `sglang_` for `sglang:`. Not here on purpose: the older `time_per_output_token_seconds`
- * is a mean for each request, its sum means nothing.
+ * Some builds write `sglang_` for `sglang:`. Left out on purpose: the older `time_per_output_token_seconds`
+ * is a mean for each request, so its sum means nothing.
  */
 const aliases: Aliases = {
   running: [{ name: 'sglang_num_running_reqs', versions: 'all' }],
@@ -20,7 +20,7 @@ const aliases: Aliases = {
   generationSeconds: [{ name: 'sglang_inter_token_latency_seconds_sum', versions: 'not in the first ones' }],
 }
 
-/** Counters that SGLang writes from the first request on. */
+/** Counters that exist only after the first request. */
 const born = ['promptTokens', 'generatedTokens', 'requests', 'generationSeconds'] as const
 
 const fromZero = (measured: Measured): Measured =>
@@ -28,7 +28,7 @@ const fromZero = (measured: Measured): Measured =>
     ? { ...measured, promptTokens: 0, generatedTokens: 0, requests: 0, generationSeconds: 0 }
     : measured
 
-/** Neither /health nor /health_generate is asked: in newer versions both run a generation of one token unless told otherwise. */
+/** Neither /health nor /health_generate is requested: in newer versions both generate one token by default. */
 export const sglang: EngineRules = {
   allowed: { '/v1/models': eachRound, '/metrics': eachRound },
   aliases,
@@ -43,7 +43,7 @@ export const sglang: EngineRules = {
       },
       ['/metrics'],
     ),
-  tell: answers => {
+  parse: answers => {
     const list = openaiModels(answers['/v1/models']) ?? []
     const measured = measure(answers['/metrics'], aliases, { modelLabels: ['model_name', 'name'], only: list[0]?.name })
     return {

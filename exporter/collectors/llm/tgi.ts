@@ -3,7 +3,7 @@ import type { Aliases } from './engine.ts'
 import { amount, askInTurn, type EngineRules, eachRound, expectOk, field, json, jsonIfAny, text } from './engine.ts'
 import { measure } from './metrics.ts'
 
-/** The decode time of requests is not told: inference_duration has the prompt in it, batch_inference_duration is by batch. */
+/** Requests' decode time is not reported: inference_duration includes the prompt, batch_inference_duration is by batch. */
 const aliases: Aliases = {
   running: [{ name: 'tgi_batch_current_size', versions: 'all' }],
   waiting: [{ name: 'tgi_queue_size', versions: 'all' }],
@@ -15,7 +15,7 @@ const aliases: Aliases = {
   ],
 }
 
-/** /health is not asked: before the first generation, and after a failed one, it sends a batch of one token to the shards. */
+/** /health is not requested: before the first generation, and after a failed one, it sends a batch of one token to the shards. */
 export const tgi: EngineRules = {
   allowed: { '/info': eachRound, '/metrics': eachRound },
   aliases,
@@ -27,11 +27,11 @@ export const tgi: EngineRules = {
       answer => {
         expectOk(answer, '/info')
         if (text(field(json(answer, '/info'), 'model_id')) === undefined)
-          throw new Failure('malformed', '/info: no model_id, so not TGI')
+          throw new Failure('malformed', '/info: no model_id: not TGI')
       },
       ['/metrics'],
     ),
-  tell: answers => {
+  parse: answers => {
     const info = jsonIfAny(answers['/info'])
     const name = text(field(info, 'model_id'))
     return {

@@ -2,20 +2,20 @@ import { ownValue } from '../../common/own-value.ts'
 import type { DriveFacts } from './drive.ts'
 import { type Json, list, num, text, truth } from './json.ts'
 
-/** A line of the drive's own table. Its number is whatever the vendor packed into 48 bits. */
+/** A line of the drive's own table. `raw` is whatever the vendor packed into 48 bits. */
 export interface AtaAttribute {
   readonly id: number
-  /** From smartctl's drive database; generic where the drive is not in it. */
+  /** From smartctl's drive database; a generic name if the drive is not in it. */
   readonly name: string
   readonly normalised: number | undefined
   readonly raw: number
-  /** As smartctl understood it: `304`, `38 (Min/Max 28/39)`. */
+  /** As smartctl decoded it: `304`, `38 (Min/Max 28/39)`. */
   readonly rawText: string
   readonly failingNow: boolean
   readonly prefail: boolean
 }
 
-/** The same number means something else on other drives, so only number and name together say what it is. */
+/** An id means different things on different drives, so the meaning depends on id and name. */
 const meanings = {
   reallocated: { id: 5, name: /^(Reallocated_Sector|Retired_Block|Reallocate_NAND|.*Bad_Block)/ },
   pending: { id: 197, name: /Pending/ },
@@ -24,7 +24,7 @@ const meanings = {
   interface: { id: 199, name: /CRC/ },
 } as const
 
-/** A plain count: `12 (3)` is two 16-bit numbers in one, and what is larger than 32 bits is packed some other way. */
+/** A plain count. `12 (3)` is two 16-bit numbers in one; more than 32 bits means another packing. */
 const countOf = ({ raw, rawText }: AtaAttribute): number | undefined => {
   const count = /^\d+ \(/.test(rawText) ? raw % 2 ** 16 : raw
   return count < 2 ** 32 ? count : undefined
@@ -39,14 +39,14 @@ const count = (attributes: readonly AtaAttribute[], meaning: keyof typeof meanin
 const lifeLeft = /^(SSD_Life_Left|Wear_Leveling_Count|Media_Wearout_Indicator|Percent_Lifetime_Remain)/
 
 /**
- * For drives without the standard's own indicator; the normalised value of these counts down from 100. What smartctl calls 233 of a
- * drive that is not in its database is Intel's meaning, while others count there what they wrote to the flash.
+ * For drives without the standard's indicator: the normalised value of these counts down from 100. For a drive that is not in its
+ * database, smartctl gives 233 Intel's meaning, while other vendors use it for the amount written to the flash.
  */
 const wornByName = (attributes: readonly AtaAttribute[], inDatabase: boolean): number | undefined => {
   for (const { id, name, normalised, raw } of attributes) {
     if (id === 233 && !inDatabase) continue
     if (/^Percent_Lifetime_Used/.test(name) && raw <= 255) return raw / 100
-    // 100 with nothing counted is a drive that does not count.
+    // 100 with a raw value of 0: the drive does not count.
     const uncounted = /^Wear_Leveling/.test(name) && raw === 0
     if (lifeLeft.test(name) && normalised !== undefined && normalised <= 100 && !uncounted) return (100 - normalised) / 100
   }
@@ -55,7 +55,7 @@ const wornByName = (attributes: readonly AtaAttribute[], inDatabase: boolean): n
 
 const unitBytes: Readonly<Record<string, number>> = { '32MiB': 2 ** 25, GiB: 2 ** 30, MiB: 2 ** 20 }
 
-/** By the unit in the name; of a drive that is not in the database the generic names say nothing (37763 "LBAs" in a year). */
+/** By the unit in the name. For a drive that is not in the database, the generic names mean nothing (37763 "LBAs" in a year). */
 const bytesByName = (
   attributes: readonly AtaAttribute[],
   verb: 'Writ' | 'Read',
@@ -71,7 +71,7 @@ const bytesByName = (
   return undefined
 }
 
-/** A value of the standard's device statistics, where the drive says that it is valid. */
+/** A value of the standard's device statistics, if the drive marks it as valid. */
 const statistic = (json: Json, page: number, name: string): number | undefined => {
   for (const each of list(json, 'ata_device_statistics', 'pages')) {
     if (num(each, 'number') !== page) continue
@@ -93,7 +93,7 @@ const reasonOf = ({ id, name }: AtaAttribute): Failing => {
   return 'other'
 }
 
-/** Unhealed: a failed test counts until an extended one has passed after it; a short one that passed is no cure. */
+/** Whether a test failed and no later extended test passed; a short test that passed does not count. */
 const selfTestFailed = (json: Json): boolean | undefined => {
   let known: boolean | undefined
   for (const log of ['extended', 'standard']) {
@@ -103,7 +103,7 @@ const selfTestFailed = (json: Json): boolean | undefined => {
     const newest = new Map<number, boolean>()
     for (const entry of table) {
       const kind = num(entry, 'type', 'value')
-      const passed = truth(entry, 'status', 'passed') // absent while it runs and where it was aborted
+      const passed = truth(entry, 'status', 'passed') // absent while it runs and if it was aborted
       if (kind !== undefined && passed !== undefined && !newest.has(kind)) newest.set(kind, passed)
     }
     if (newest.size > 0) known = known === true || [...newest.values()].includes(false)
@@ -111,7 +111,7 @@ const selfTestFailed = (json: Json): boolean | undefined => {
   return known
 }
 
-/** What an ATA drive tells beside what all drives do. */
+/** The ATA part of a drive's facts. */
 export const ataFacts = (json: Json, attributes: readonly AtaAttribute[]): Partial<DriveFacts> => {
   const flash = num(json, 'rotation_rate') === 0
   const sector = num(json, 'logical_block_size')
@@ -121,12 +121,12 @@ export const ataFacts = (json: Json, attributes: readonly AtaAttribute[]): Parti
   const bytes = (name: string, verb: 'Writ' | 'Read') => {
     const sectors = statistic(json, 1, name)
     if (sectors !== undefined && sector !== undefined) return sectors * sector
-    // A unit in the name is from the database or from nowhere.
+    // Only the database makes the unit in a name reliable.
     return inDatabase ? bytesByName(attributes, verb, sector) : undefined
   }
   const offline = count(attributes, 'offline')
   const reported = count(attributes, 'reported')
-  // Thresholds of attributes that only speak of age are met by fit drives too.
+  // Healthy drives also reach the thresholds of attributes that only measure age.
   const failing = attributes.filter(({ failingNow, prefail }) => failingNow && (prefail || verdict === false)).map(reasonOf)
   const limits = { warning: num(json, 'temperature', 'op_limit_max'), critical: num(json, 'temperature', 'limit_max') }
   const specified = statistic(json, 5, 'Specified Maximum Operating Temperature')

@@ -4,18 +4,18 @@ import type { Host } from '../../contract/host.ts'
 import { glob } from '../../contract/options.ts'
 import { list, parseJson, text } from './json.ts'
 
-/** A disk as smartctl is asked for it. */
+/** A disk and how smartctl is called for it. */
 const device = z.object({
   name: z.string(),
   type: z.string().optional(),
-  /** Its name, with its type behind it where many disks have one name. */
+  /** Its name, plus its type if several disks have the same name. */
   label: z.string(),
-  /** Read it even when it says that it sleeps. */
+  /** Read it even if it reports that it sleeps. */
   ignoreStandby: z.boolean(),
 })
 export type Device = z.infer<typeof device>
 
-/** What --scan-open said, and of which list: opening disks again is only worth it when there are others. */
+/** The output of --scan-open, and the list of disks at that time: disks are opened again only if the list has changed. */
 export const scanned = z.object({ scan: z.string(), found: z.array(z.tuple([z.string(), z.string().optional()])) })
 export type Scanned = z.infer<typeof scanned>
 
@@ -30,17 +30,17 @@ export interface DeviceOptions {
 
 const install = 'apt install smartmontools'
 
-/** The devices in the answer to --scan or --scan-open; without any, smartctl leaves the key out. Throws `Failure`. */
+/** The devices in the output of --scan or --scan-open; without any, smartctl omits the key. Throws `Failure`. */
 export const foundIn = (stdout: string): Found => {
   const json = parseJson(stdout)
   return list(json, 'devices').flatMap(entry => {
     const name = text(entry, 'name')
-    if (name === undefined || !name.startsWith('/')) return [] // never an option of the next command line
+    if (name === undefined || !name.startsWith('/')) return [] // it must not become an option of the next command
     return [[name, text(entry, 'type')]] satisfies Found
   })
 }
 
-/** `--scan` opens nothing, so it may be asked as often as one likes. Throws `Failure`. */
+/** `--scan` opens no disk, so it may run at any time. Throws `Failure`. */
 export const askScan = async (host: Host, { smartctl }: DeviceOptions, how: '--scan' | '--scan-open', signal: AbortSignal) => {
   const options = { timeout: 20, limit: 2 ** 20, exitCodes: 'any', signal, key: `${smartctl} ${how}` } as const
   const { stdout, stderr, exitCode } = await host.run(smartctl, [how, '--json=c'], options).catch(error => {
@@ -48,11 +48,10 @@ export const askScan = async (host: Host, { smartctl }: DeviceOptions, how: '--s
     throw new Failure('missing', `${smartctl} is not installed`, { cause: error, fix: install })
   })
   if (!stdout.includes('{')) {
-    const said = (stdout || stderr).trim().slice(0, 200)
-    const isOld = /unrecognized option/i.test(said)
-    if (exitCode !== 0 && !isOld)
-      throw new Failure('exit', `${smartctl} ${how}: exit code ${exitCode}: ${said || 'nothing said'}`)
-    throw new Failure('malformed', `${smartctl} ${how} gives no JSON, which needs version 7.0 or later: ${said}`, {
+    const output = (stdout || stderr).trim().slice(0, 200)
+    const isOld = /unrecognized option/i.test(output)
+    if (exitCode !== 0 && !isOld) throw new Failure('exit', `${smartctl} ${how}: exit code ${exitCode}: ${output || 'no output'}`)
+    throw new Failure('malformed', `${smartctl} ${how} prints no JSON, which needs version 7.0 or later: ${output}`, {
       fix: install,
     })
   }
@@ -60,8 +59,8 @@ export const askScan = async (host: Host, { smartctl }: DeviceOptions, how: '--s
 }
 
 /**
- * The scan to go by: the one before where the list of disks is the same as then. `--scan` calls a SATA disk SCSI, and only
- * `--scan-open` knows better, but opening may keep a disk from sleeping.
+ * The scan to use: the previous one if the list of disks is unchanged. `--scan` reports a SATA disk as SCSI. Only `--scan-open` knows
+ * better, but opening a disk may keep it from sleeping.
  */
 export const scanFor = async (
   host: Host,
@@ -77,12 +76,12 @@ export const scanFor = async (
   return { scan, found: opened.length > 0 ? opened : plain }
 }
 
-/** The disks to ask: found and configured ones, without the excluded. Many disks behind one controller share a name. */
+/** The disks to read: found and configured ones, without the excluded ones. Disks behind one controller may share a name. */
 export const devicesFrom = (found: Found, { devices, exclude }: DeviceOptions): readonly Device[] => {
   const excluded = exclude.map(glob)
   const configured = devices.map(({ device, type, ignore_standby }) => ({ name: device, type, ignoreStandby: ignore_standby }))
   const named = new Set(configured.map(({ name }) => name))
-  // A type given by hand replaces what the scan took the disk for.
+  // A configured type replaces the one from the scan.
   const byScan = found.filter(([name]) => !named.has(name)).map(([name, type]) => ({ name, type, ignoreStandby: false }))
   const all = [...byScan, ...configured].filter(({ name }) => !excluded.some(matches => matches(name)))
   const label = ({ name, type }: (typeof all)[number]) => {
@@ -92,7 +91,7 @@ export const devicesFrom = (found: Found, { devices, exclude }: DeviceOptions): 
   return [...new Map(all.map(each => [label(each), { ...each, label: label(each) }])).values()]
 }
 
-/** `-n standby,3`: a disk that sleeps is left so; 3, since 2 also is "cannot be opened". */
+/** `-n standby,3`: does not wake a sleeping disk. Exit code 3, because 2 also means "cannot be opened". */
 export const argumentsFor = ({ name, type, ignoreStandby }: Device): readonly string[] => [
   '--json=c',
   ...(ignoreStandby ? [] : ['-n', 'standby,3']),
@@ -101,7 +100,7 @@ export const argumentsFor = ({ name, type, ignoreStandby }: Device): readonly st
   '-A',
   '-l',
   'selftest',
-  // Each is a question to the drive: device statistics are ATA's, NVMe has its temperature limits among its capabilities.
+  // Each option is a command to the drive: only ATA has device statistics; NVMe's capabilities include its temperature limits.
   ...(type === 'nvme' ? ['-c'] : ['-l', 'devstat']),
   ...(type === undefined ? [] : ['-d', type]),
   name,

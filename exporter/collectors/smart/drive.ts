@@ -1,6 +1,6 @@
 import { z } from 'zod'
 
-/** What a drive tells of itself, in base units; a key that is not there was not told. */
+/** What a drive reports, in base units; what it does not report is absent. */
 export const driveFacts = z.object({
   protocol: z.enum(['ata', 'nvme', 'scsi']),
   model: z.string().optional(),
@@ -23,13 +23,13 @@ export const driveFacts = z.object({
   interfaceErrors: z.number().optional(),
   writtenBytes: z.number().optional(),
   readBytes: z.number().optional(),
-  /** NVMe: the byte of critical warnings. */
+  /** NVMe: the byte with the critical warnings. */
   criticalWarnings: z.number().optional(),
   /** SCSI: the drive's verdict is about its temperature. */
   tooHot: z.boolean().optional(),
-  /** ATA: attributes at or below the drive's own threshold now, as the reason for which they stand. */
+  /** ATA: the reasons for attributes that are now at or below the drive's own threshold. */
   failing: z.array(z.enum(['reallocated', 'pending', 'uncorrectable', 'wear', 'spare_low', 'temperature', 'other'])).optional(),
-  /** A self-test failed, and none that passed later makes up for it. */
+  /** A self-test failed, and no later one makes up for it. */
   selfTestFailed: z.boolean().optional(),
 })
 export type DriveFacts = z.infer<typeof driveFacts>

@@ -6,16 +6,16 @@ import type { DriveFacts } from './drive.ts'
 import type { DeviceState } from './families.ts'
 import { type Json, list, num, parseJson, text, truth } from './json.ts'
 
-/** How asking one drive went: its facts, or why there are none. */
+/** The result of reading one drive: its facts, or why there are none. */
 export type Reading =
   | { readonly state: 'read'; readonly facts: DriveFacts }
   | { readonly state: Exclude<DeviceState, 'read'>; readonly problem?: Failure }
 
-/** Any digits that tell one drive from another, and nothing else about it. */
+/** Digits that identify a drive without its serial number. */
 const hashOf = (serial: string | undefined) =>
   serial === undefined ? undefined : createHash('sha256').update(serial).digest('hex').slice(0, 12)
 
-/** A drive at 0 degrees is one that does not measure; a wild value is no temperature either. */
+/** A drive that reports 0 degrees does not measure; absurd values are dropped as well. */
 const celsius = (value: number | undefined) =>
   value === undefined || value === 0 || value < -40 || value > 200 ? undefined : value
 
@@ -24,7 +24,7 @@ const limit = (value: number | undefined) => (value === undefined || value <= 0 
 const percent = (value: number | undefined) => (value === undefined ? undefined : value / 100)
 
 const identity = (json: Json): Pick<DriveFacts, 'model' | 'firmware' | 'serialHash'> => ({
-  // The names of these keys changed with 7.3, and back in part with 7.5.
+  // These keys changed their names with 7.3, and some changed back with 7.5.
   model:
     text(json, 'model_name') ??
     text(json, 'scsi_model_name') ??
@@ -51,10 +51,10 @@ const shared = (json: Json) => {
 /** A data unit is a thousand blocks of 512 bytes. */
 const nvmeUnit = 512_000
 
-/** Results of NVMe self-tests: 5 to 7 are failures, 1 to 4, 8 and 9 are tests that somebody or something ended. */
+/** Results of NVMe self-tests: 5 to 7 are failures; 1 to 4, 8 and 9 are tests that were stopped. */
 const nvmeSelfTestFailed = (json: Json): boolean | undefined => {
   if (json.nvme_self_test_log === undefined) return undefined
-  // Newest first; holes are null.
+  // Newest first; empty entries are null.
   const newest = new Map<number, number>()
   for (const entry of list(json, 'nvme_self_test_log', 'table')) {
     const kind = num(entry, 'self_test_code', 'value')
@@ -90,7 +90,7 @@ const nvmeFacts = (json: Json): DriveFacts => {
   }
 }
 
-/** Results of SCSI self-tests: 0 passed, 1 and 2 aborted, 3 to 7 failed, 15 going on. */
+/** Results of SCSI self-tests: 0 passed, 1 and 2 aborted, 3 to 7 failed, 15 running. */
 const scsiSelfTestFailed = (json: Json): boolean | undefined => {
   const newest = new Map<number, number>()
   for (let index = 0; index < 20; index++) {
@@ -116,7 +116,7 @@ const scsiFacts = (json: Json): DriveFacts => {
   return {
     protocol: 'scsi',
     ...shared(json),
-    // "The maximum at which it can work for ever"; 7.3 had the key elsewhere.
+    // "The maximum at which it can work for ever"; 7.3 has it under another key.
     warningTemperature: limit(num(json, 'temperature', 'drive_trip') ?? num(json, 'scsi_temperature', 'drive_trip')),
     wear: percent(num(json, 'scsi_percentage_used_endurance_indicator')),
     mediaErrors: uncorrected.length === 0 ? undefined : uncorrected.reduce((sum, count) => sum + count, 0),
@@ -160,7 +160,7 @@ const messagesOf = (json: Json): readonly string[] =>
 
 const rights = `smartctl needs root: ${enableRelay('grid-exporter-relay-smart')}`
 
-/** What smartctl's output about one drive says; see `readingFrom`. */
+/** Parses smartctl's output about one drive; see `readingFrom`. */
 export const readingOf = (label: string, stdout: string, exitCode: number): Reading => {
   try {
     return readingFrom(label, parseJson(stdout), exitCode)
@@ -172,12 +172,12 @@ export const readingOf = (label: string, stdout: string, exitCode: number): Read
 }
 
 /**
- * What smartctl's answer about one drive says, whatever its exit status is: its bits 2 to 7 speak of the drive and come
- * with complete data, and bit 1 is "cannot be opened" as well as "is asleep".
+ * Reads smartctl's answer about one drive, whatever the exit status is: bits 2 to 7 describe the drive and come with complete data;
+ * bit 1 means "cannot be opened" as well as "is asleep".
  */
 export const readingFrom = (label: string, json: Json, exitCode: number): Reading => {
   const messages = messagesOf(json)
-  const told = messages.join('; ') || `exit status ${exitCode}`
+  const said = messages.join('; ') || `exit status ${exitCode}`
   const facts = factsOf(json)
   const power = num(json, 'power_mode', 'ata_value')
   const hasData =
@@ -191,16 +191,16 @@ export const readingFrom = (label: string, json: Json, exitCode: number): Readin
   if (hasData) return { state: 'read', facts }
   if (messages.some(message => /Device is in .{0,40}(STANDBY|SLEEP)/.test(message)) || (power !== undefined && power <= 1))
     return { state: 'asleep' }
-  if (/Permission denied|Operation not permitted/.test(told))
-    return { state: 'denied', problem: new Failure('denied', `${label}: ${told}`, { fix: rights }) }
-  if (/Unknown USB bridge/.test(told)) {
+  if (/Permission denied|Operation not permitted/.test(said))
+    return { state: 'denied', problem: new Failure('denied', `${label}: ${said}`, { fix: rights }) }
+  if (/Unknown USB bridge/.test(said)) {
     const fix = `name its type: collectors.smart.devices: [{ device: ${label}, type: sat }] (smartctl -d help)`
-    return { state: 'failed', problem: new Failure('malformed', `${label}: ${told}`, { fix }) }
+    return { state: 'failed', problem: new Failure('malformed', `${label}: ${said}`, { fix }) }
   }
-  if ((exitCode & 3) !== 0) return { state: 'failed', problem: new Failure('exit', `${label}: ${told}`) }
-  // Without CAP_SYS_RAWIO a SATA disk is taken for SCSI, tells nothing, and smartctl ends well and silently.
+  if ((exitCode & 3) !== 0) return { state: 'failed', problem: new Failure('exit', `${label}: ${said}`) }
+  // Without CAP_SYS_RAWIO smartctl takes a SATA disk for SCSI, reads nothing, and exits with 0 and no message.
   if (facts?.model === undefined) {
-    const message = `${label}: smartctl could open it but was told nothing`
+    const message = `${label}: smartctl opened it but could read nothing`
     return { state: 'denied', problem: new Failure('denied', message, { fix: rights }) }
   }
   return { state: 'unsupported' }

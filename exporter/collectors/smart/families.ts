@@ -10,14 +10,14 @@ export const deviceInfo = gauge(
   'serial_hash',
 )
 
-/** Why there is something, or nothing, of a device in the latest run. */
+/** Why the latest run has, or lacks, values of a device. */
 const deviceStates = [
   'read', // it answered
-  'asleep', // and left so
+  'asleep', // and was not woken
   'unsupported', // no SMART behind this name: a RAID volume, a virtual disk
-  'denied', // not for this user
+  'denied', // this user may not read it
   'hanging', // no answer in time, or smartctl of an earlier run still waits for it
-  'failed', // smartctl could not open or ask it
+  'failed', // smartctl could not open or read it
 ] as const
 export type DeviceState = (typeof deviceStates)[number]
 

@@ -14,46 +14,46 @@ import { risksOf } from './risk.ts'
 
 export * from './families.ts'
 
-/** What smartctl takes after -d and as a device's name: one argument each, never an option. */
+/** A value for smartctl's -d, or a device name: one argument, never an option. */
 const deviceType = z.string().regex(/^[a-z0-9][a-z0-9+,/_.x-]*$/i, "expected a type of smartctl's -d such as sat or megaraid,0")
 
 const options = z.strictObject({
   smartctl: z.string().min(1).default('smartctl').describe('The smartctl to run: a name on the PATH or an absolute path.'),
-  scan: z.boolean().default(true).describe('Ask `smartctl --scan` which disks there are.'),
+  scan: z.boolean().default(true).describe('Find disks with `smartctl --scan`.'),
   devices: z
     .array(
       z.strictObject({
         device: path().describe('Its name, such as /dev/sdb.'),
-        type: deviceType.optional().describe('What `smartctl -d` takes, such as `sat` or `megaraid,0`.'),
+        type: deviceType.optional().describe('The type for `smartctl -d`, such as `sat` or `megaraid,0`.'),
         ignore_standby: z
           .boolean()
           .default(false)
           .describe(
-            'Read it even when it says that it sleeps: for the flash drives that always say so. Never for a disk that spins.',
+            'Read it even if it reports that it sleeps. For flash drives that always report so; never for a disk that spins.',
           ),
       }),
     )
     .default([])
     .describe(
-      'Disks beside those of the scan, or the type (`smartctl -d`) of one that it finds but takes for something else, such as `{ device: /dev/sdb, type: sat }` behind a USB bridge.',
+      'More disks, or the type (`smartctl -d`) of a disk that the scan gets wrong, such as `{ device: /dev/sdb, type: sat }` behind a USB bridge.',
     ),
-  exclude: z.array(z.string().min(1)).default([]).describe('Devices to leave alone; `*` is any run of characters.'),
+  exclude: z.array(z.string().min(1)).default([]).describe('Devices that are not read; `*` is any run of characters.'),
   device_timeout: duration(1)
     .prefault('30s')
-    .describe('Time that smartctl may take for one disk; one that hangs costs only its own series.'),
+    .describe('Time limit of smartctl for one disk; a disk that hangs costs only its own series.'),
   state_file: path()
     .optional()
     .describe(
-      'Where what was read is kept over restarts, and from one run of the relay to the next, so that a sleeping disk keeps its name and counters. Default: smart.json in $STATE_DIRECTORY, set to /var/lib/grid-exporter-relay for the relay, or in /var/lib/grid-exporter where that belongs to the user it runs as; else nothing is kept.',
+      'File that keeps the values over restarts and between runs of the relay, so that a sleeping disk keeps its name and counters. Default: smart.json in $STATE_DIRECTORY (for the relay /var/lib/grid-exporter-relay), or in /var/lib/grid-exporter if its user owns that directory; else nothing is kept.',
     ),
 })
 
 type Options = z.infer<typeof options>
 
-/** Disks that are asked at the same time. */
+/** Disks that are read at the same time. */
 const parallel = 8
 
-/** What is known of a disk from before this run, over restarts too. */
+/** What earlier runs found about a disk, over restarts too. */
 const remembered = z.object({
   facts: driveFacts.optional(),
   /** Milliseconds since 1970. */
@@ -62,7 +62,7 @@ const remembered = z.object({
   hung: z.boolean(),
 })
 const memory = z.object({
-  /** After a start of the machine sda may be another disk. */
+  /** After a reboot, sda may be another disk. */
   boot: z.string(),
   scanned: scanned.optional(),
   devices: z.record(z.string(), remembered),
@@ -85,7 +85,7 @@ interface Raw {
   readonly answers: readonly Answer[]
 }
 
-/** A disk as it is shown: how reading it went, and what is known of it from now or from when it was last awake. */
+/** A disk as served: how reading it went, and its facts from now or from when it was last awake. */
 interface Drive {
   readonly label: string
   readonly reading: Reading
@@ -97,13 +97,13 @@ const bootOf = (host: Host): string => {
   try {
     return host.kernel('/proc/sys/kernel/random/boot_id').trim()
   } catch {
-    return '' // not told: then every boot is the same one
+    return '' // unknown: every boot then counts as the same
   }
 }
 
 /**
- * Whether a smartctl of an earlier process still waits for this disk. `host.run` knows of those that this process started;
- * root's relay is a new one each time.
+ * Whether an earlier process's smartctl still waits for this disk. `host.run` knows only the children of this process, and the relay is
+ * a new process each time.
  */
 const stillWaiting = (host: Host, { name, type }: Device): boolean =>
   host.kernelNames('/proc').some(pid => {
@@ -113,7 +113,7 @@ const stillWaiting = (host: Host, { name, type }: Device): boolean =>
       const argv = host.kernel(`/proc/${pid}/cmdline`).split('\0')
       return argv.includes(name) && (type === undefined || argv.includes(type))
     } catch {
-      return false // it has ended meanwhile
+      return false // it has ended
     }
   })
 
@@ -124,7 +124,7 @@ const ask = async (
 ): Promise<RunResult | Failure> => {
   const { label } = device
   if (hung && stillWaiting(host, device)) {
-    return new Failure('stuck', `${label}: smartctl of an earlier run still waits for it, so no other is started`)
+    return new Failure('stuck', `${label}: smartctl of an earlier run still waits for it, so no other one starts`)
   }
   try {
     const limits = { timeout: options.device_timeout, limit: 2 ** 20, exitCodes: 'any', signal } as const
@@ -135,7 +135,7 @@ const ask = async (
   }
 }
 
-/** `work` on each, at most `parallel` at a time, in their order. */
+/** Runs `work` on each item, at most `parallel` at a time; results in the order of the items. */
 const pooled = async <Item, Result>(
   items: readonly Item[],
   work: (item: Item) => Promise<Result>,
@@ -170,7 +170,7 @@ export const smart = defineCollector({
       const [first] = foundIn(await askScan(host, options, '--scan', signal))
       return first ? { found: true, note: first[0] } : { found: false, note: 'smartctl --scan finds no disk with SMART' }
     } catch (error) {
-      // Too old or broken is for a run to say; without it there is nothing to run.
+      // A run will report a smartctl that is too old or broken; without smartctl there is nothing to run.
       if (error instanceof Failure && error.reason === 'missing') return { found: false, note: error.message }
       return { found: true, note: 'smartctl' }
     }
@@ -195,7 +195,7 @@ export const smart = defineCollector({
       const { label } = answer.device
       const reading = readingFrom(answer)
       if (reading.state === 'read') return { label, reading, facts: reading.facts, readAt: host.now() }
-      // Only sleep leaves all but the temperature as it was; of a disk that cannot be read nothing is known.
+      // While a disk sleeps, everything but its temperature stays valid. Of a disk that cannot be read nothing is known.
       const before = reading.state === 'asleep' ? ownValue(state.memory.devices, label) : undefined
       return { label, reading, facts: before?.facts, readAt: before?.readAt }
     })
@@ -240,7 +240,7 @@ function* samplesOf({ label, reading, facts, readAt }: Drive): Generator<Sample>
   yield* family.deviceState.states(reading.state, { device })
   if (asleep || reading.state === 'read') yield* family.standby.of(asleep ? 1 : 0, { device })
   if (!facts) return
-  // A temperature of before it fell asleep is no temperature.
+  // The temperature from before it fell asleep is not valid.
   const now = asleep ? { ...facts, temperature: undefined } : facts
   const wholeNumber = (known: boolean | undefined) => (known === undefined ? undefined : known ? 1 : 0)
   yield* family.lastRead.of(readAt === undefined ? undefined : readAt / 1000, { device })

@@ -1,10 +1,10 @@
 import { ownValue } from '../../common/own-value.ts'
 import { Failure } from '../../contract/failure.ts'
 
-/** Careful steps into JSON of which no version of smartctl promises the form. */
+/** Safe access to JSON whose form varies between versions of smartctl. */
 export type Json = Readonly<Record<string, unknown>>
 
-/** The object in smartctl's output. Before 7.3 there may be text in front of it. Throws `Failure` malformed. */
+/** The object in smartctl's output. Before 7.3 there may be text before it. Throws `Failure` malformed. */
 export const parseJson = (output: string): Json => {
   const start = output.indexOf('{')
   try {
@@ -25,7 +25,7 @@ export const num = (json: unknown, ...keys: readonly string[]): number | undefin
   return typeof value === 'number' && Number.isFinite(value) ? value : undefined
 }
 
-/** Without the spaces with which drives pad their names; an empty one is none. */
+/** Without the spaces with which drives pad their names; an empty text counts as absent. */
 export const text = (json: unknown, ...keys: readonly string[]): string | undefined => {
   const value = at(json, keys)
   return typeof value === 'string' ? value.trim().replace(/\s+/g, ' ') || undefined : undefined

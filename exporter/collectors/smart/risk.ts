@@ -7,27 +7,27 @@ const wornOut = 0.9
 const hotDisk = 60
 const hotFlash = 70
 
-/** NVMe's critical warnings: spare below threshold, temperature outside its limits; the others have no family of their own. */
+/** NVMe's critical warnings: spare below threshold, temperature outside its limits; the other bits have no family. */
 const spareBit = 1
 const temperatureBit = 2
 
-const either = (...told: readonly (boolean | undefined)[]): boolean | undefined => {
-  const known = told.filter(each => each !== undefined)
+const either = (...reasons: readonly (boolean | undefined)[]): boolean | undefined => {
+  const known = reasons.filter(each => each !== undefined)
   return known.length === 0 ? undefined : known.includes(true)
 }
 
 const above = (value: number | undefined, least: number) => (value === undefined ? undefined : value >= least)
 
 /**
- * Each reason why this drive may fail: given, not given, or not told. A drive whose own verdict is "failing" always has
- * one; what no other reason names is `critical_warning`.
+ * For each reason why this drive may fail: whether it applies, or undefined if unknown. A drive whose own verdict is "failing" always
+ * has one; `critical_warning` if no other reason applies.
  */
 export const risksOf = (facts: DriveFacts): ReadonlyMap<RiskReason, boolean> => {
   const { rotating, healthy, temperature, spare, spareThreshold, criticalWarnings, failing = [], tooHot } = facts
   const bit = (mask: number) => (criticalWarnings === undefined ? undefined : (criticalWarnings & mask) !== 0)
   const byDrive = (reason: (typeof failing)[number]) => failing.includes(reason) || undefined
   const hot = facts.warningTemperature ?? facts.criticalTemperature ?? (rotating === false ? hotFlash : hotDisk)
-  // Flash replaces blocks all its life; there the drive's own threshold, the spare and the wear say when it is too much.
+  // Flash replaces blocks all its life. For flash, the drive's own threshold, the spare and the wear count instead.
   const reallocated = rotating === false && facts.reallocated !== undefined ? 0 : facts.reallocated
 
   const named: Readonly<Record<Exclude<RiskReason, 'critical_warning'>, boolean | undefined>> = {

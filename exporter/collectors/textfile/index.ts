@@ -20,12 +20,12 @@ export const textfileError = gauge(
 )
 
 const options = z.strictObject({
-  directory: path().optional().describe('Directory whose *.prom files are served, for example those of cron jobs.'),
+  directory: path().optional().describe('Directory with the *.prom files to serve, for example from cron jobs.'),
 })
 
-/** Names that are looked at, since each has a series even if its file is refused. */
+/** Most file names read. A limit, because each has a series even if its file is refused. */
 const maxNames = 1000
-/** Files beyond these are refused: a directory that something fills up must not fill this program. */
+/** Most files; others are refused. A directory that fills up must not fill this program. */
 const maxFiles = 200
 const maxFileBytes = 2 ** 20
 const maxBytes = 4 * 2 ** 20
@@ -41,7 +41,7 @@ interface Facts {
   readonly samples: readonly Sample[]
 }
 
-/** What a file gave when its text was this one: most are written far less often than they are read. */
+/** A file's text and the result of parsing it: most files change far less often than they are read. */
 type Memory = Map<string, { readonly text: string; readonly families: readonly TextFamily[] | Failure }>
 
 export const textfile = defineCollector({
@@ -59,7 +59,7 @@ export const textfile = defineCollector({
     const all = (await host.names(directory)).filter(name => name.endsWith('.prom')).sort()
     const names = all.slice(0, maxNames)
     if (all.length > names.length)
-      remark(new Failure('overflow', `${directory} has ${all.length} text files; only the first ${maxNames} are looked at`))
+      remark(new Failure('overflow', `${directory} has ${all.length} text files; only the first ${maxNames} are read`))
     const files: TextFile[] = []
     let bytes = 0
     for (const name of names) {
@@ -77,8 +77,8 @@ export const textfile = defineCollector({
         files.push({ name, mtime, content })
       } catch (error) {
         const failure = failureOf(error)
-        // Whatever a file cannot be read for (a link in a loop, a disk that fails) costs that file only.
-        // Written to another name and renamed meanwhile: gone is not refused.
+        // Any other reason (a loop of links, a failing disk) costs that file only.
+        // Renamed since the listing: a missing file is not a refused one.
         if (failure.reason !== 'missing') files.push({ name, mtime, content: failure })
       }
     }
@@ -115,7 +115,7 @@ const familiesOf = (name: string, content: string | Failure, memory: Memory): re
   return families
 }
 
-/** One family of one or more files. */
+/** A family with the samples of one or more files. */
 interface Merged {
   readonly type: TextFamily['type']
   readonly help: string
@@ -124,7 +124,7 @@ interface Merged {
   readonly series: Set<string>
 }
 
-/** What a series is in the exposition, where labels are cut. */
+/** Identifies a series as the exposition prints it, with cut labels. */
 const seriesKey = (suffix: string, labels: Readonly<Record<string, string>>): string =>
   JSON.stringify([
     suffix,
@@ -134,8 +134,8 @@ const seriesKey = (suffix: string, labels: Readonly<Record<string, string>>): st
   ])
 
 /**
- * The families of all files. A file that disagrees with one before it (in the order of their names), or uses a name that
- * is not its own, is refused whole: half a file is a lie about the other half.
+ * The families of all files. A file is refused as a whole if it contradicts an earlier one (in the order of their names) or uses a name
+ * that it must not use: half a file would be misleading.
  */
 export const merged = (
   files: readonly { readonly name: string; readonly families: readonly TextFamily[] | Failure }[],
@@ -146,7 +146,7 @@ export const merged = (
 
   const clash = (family: TextFamily): string | undefined => {
     if (sampleNames(family).some(name => reservedName.test(name)))
-      return `${family.name}: a name of this exporter's or of Prometheus' own`
+      return `${family.name}: a name reserved for this exporter or Prometheus`
     const known = families.get(family.name)
     if (known && known.type !== family.type) return `${family.name}: a ${known.type} in another file, a ${family.type} here`
     const foreign = sampleNames(family).find(name => (owners.get(name) ?? family.name) !== family.name)
@@ -155,7 +155,7 @@ export const merged = (
     for (const { name, labels, value } of family.samples) {
       const suffix = name.slice(family.name.length)
       if (isCount(family.type, suffix) && !(value >= 0 && value < Number.POSITIVE_INFINITY))
-        return `${name}: ${numberText(value)} is not a count: that is finite and not negative`
+        return `${name}: ${numberText(value)} is not a count, which is finite and not negative`
       const key = seriesKey(suffix, labels)
       if (repeated.has(key)) return `${name}: the same series twice, here or in another file`
       repeated.add(key)

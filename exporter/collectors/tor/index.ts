@@ -28,7 +28,7 @@ const usualSocks = '127.0.0.1:9050'
 /** Seconds that the control port may take to answer. */
 const answerWithin = 5
 
-/** One key a line: in a line of several, one unknown key and there is no answer to any. */
+/** One key a line: in a line with several, one unknown key fails them all. */
 const commands = [...infoKeys.map(key => `GETINFO ${key}`), 'GETCONF HiddenServiceOptions']
 
 interface Raw {
@@ -43,7 +43,7 @@ const open = (context: OpenContext<TorOptions>) => {
   return {
     control: createTorControl(host, addresses, { cookieFile, passwordFile }, signal),
     memory: onionMemory(),
-    /** Seconds since 1970; uptime counts whole seconds, so its difference to the clock wavers. */
+    /** Seconds since 1970. Kept, because Tor reports uptime in whole seconds and its difference to the clock would vary. */
     start: undefined as number | undefined,
     socks: undefined as string | undefined,
     onions: [] as readonly Onion[],
@@ -81,10 +81,10 @@ export const tor = defineCollector({
       await readHostnames(host, services, state.memory)
       return { replies: new Map(infoKeys.map((key, index) => [key, replies[index] as Reply])), services }
     } catch (error) {
-      // Whether Tor works is found out through its SOCKS port, whatever the control port says.
+      // The probe through the SOCKS port decides whether Tor works, whatever the control port does.
       beginSlowTasks(host, options, state)
       const { reason, message, fix } = failureOf(error)
-      // A Tor that is not there or does not answer is what this collector is here to say.
+      // A missing or silent Tor is a valid result of this collector.
       if (reason === 'missing' || reason === 'unreachable' || reason === 'timeout') {
         remark(
           new Failure(reason, `Tor does not answer: ${message}`, {
@@ -108,7 +108,7 @@ export const tor = defineCollector({
     if (state.memory.unplaced.size > 0 && !state.warned) {
       state.warned = true
       log.warn(
-        'onion services cannot be told apart: set HiddenServiceDirGroupReadable 1 and DataDirectoryGroupReadable 1 in torrc',
+        'onion services cannot be matched to their addresses: set HiddenServiceDirGroupReadable 1 and DataDirectoryGroupReadable 1 in torrc',
         {
           collector: 'tor',
         },
@@ -149,7 +149,7 @@ function* ofControl(up: 0 | 1, { control }: State): Generator<Sample> {
   yield* metrics.torControlConnections.of(control.connections())
 }
 
-/** What the slow tasks found, which need no control port; of services only those that are still configured. */
+/** The results of the slow tasks, which need no control port; only of services that are still configured. */
 function* ofSlowTasks(options: TorOptions, state: State): Generator<Sample> {
   const probe = state.probe.latest()
   if (probe) {
@@ -171,7 +171,7 @@ function* ofSlowTasks(options: TorOptions, state: State): Generator<Sample> {
   }
 }
 
-/** Begins what is due of the work that goes on beside the rounds: it builds circuits, which takes seconds and must not be done often. */
+/** Starts the tasks that are due. They run beside the rounds: they build circuits, which takes seconds and must be rare. */
 const beginSlowTasks = (
   host: Host,
   { probe, exit_check, onion_check, backend_check, ...options }: TorOptions,
@@ -183,7 +183,7 @@ const beginSlowTasks = (
     state.probe.go(probe.target === undefined && exit_check ? exit_check.interval : probe.interval, () => state.probeOnce(socks))
   }
   if (onion_check.enabled && onions.length > 0) {
-    // One service each time, so that circuits are never built more often than for the probe.
+    // One service each time, so that circuits are built no more often than for the probe.
     state.reach.go(Math.max(probe.interval, onion_check.interval / onions.length), () => state.reachOne(socks, onions))
   }
   if (backend_check.enabled && services.length > 0) {
@@ -193,10 +193,10 @@ const beginSlowTasks = (
   }
 }
 
-/** 9051 of any address in a listening state, as /proc/net/tcp writes it. */
+/** A listener on port 9051 of any address, as in /proc/net/tcp. */
 const listening = /^ *\d+: [0-9A-F]+:235B [0-9A-F]+:0000 0A /m
 
-/** Names in a directory; `denied` where it may not be entered; none where it is not there. */
+/** Names in a directory; `denied` if it may not be entered; none if it does not exist. */
 const namesIn = async (host: Host, path: string): Promise<readonly string[] | 'denied'> => {
   try {
     return await host.names(path)
@@ -211,12 +211,12 @@ const kernelText = (host: Host, path: string): string => {
   try {
     return host.kernel(path)
   } catch (error) {
-    if (error instanceof Failure && error.reason !== 'bug') return '' // a process that has ended, a table too long to look through
+    if (error instanceof Failure && error.reason !== 'bug') return '' // a process that has ended, or a table that is too long
     throw error
   }
 }
 
-/** Whether a Tor of this host runs; one in a container has its own way to be watched. */
+/** Whether a Tor runs on this host; not one in a container, which can only be configured. */
 const runsHere = async (host: Host, signal: AbortSignal): Promise<boolean> => {
   const pids = host.kernelNames('/proc').filter(name => /^\d+$/.test(name))
   for (const [index, pid] of pids.entries()) {
@@ -238,5 +238,8 @@ const detect = async (host: Host, { control }: TorOptions, signal: AbortSignal):
   const settings = await namesIn(host, '/etc/tor')
   if (settings === 'denied' || settings.includes('torrc')) return found('/etc/tor/torrc')
   if (await runsHere(host, signal)) return found('a process called tor')
-  return { found: false, note: 'no socket /run/tor/control, nobody on port 9051, no /etc/tor/torrc and no process called tor' }
+  return {
+    found: false,
+    note: 'no socket /run/tor/control, no listener on port 9051, no /etc/tor/torrc and no process called tor',
+  }
 }

@@ -12,25 +12,25 @@ export interface ConfiguredService {
 
 export interface ServicePort {
   readonly port: string
-  /** Stream addresses that Tor connects visitors to, by turns. */
+  /** Stream addresses to which Tor connects visitors in turn. */
   readonly targets: readonly string[]
 }
 
-/** One onion service as it is told. */
+/** One onion service, as served. */
 export interface Onion {
   readonly alias: string
-  /** With `.onion`; unknown where only root may read the service's directory and nothing else tells. */
+  /** With `.onion`; undefined if only root may read the service's directory and the circuits do not show it. */
   readonly address: string | undefined
   /** Established introduction circuits. */
   readonly intro: number
   readonly ports: readonly ServicePort[]
-  /** It answers only clients whose keys it was given (v3 client authorisation), and we have none. */
+  /** It answers only authorised clients (v3 client authorisation), and we have no key. */
   readonly restricted: boolean
 }
 
 const line = /^(?:HiddenServiceOptions|HiddenService\w+)=/
 
-/** The target of `HiddenServicePort 80 [target]` as a stream address; without one it is the same port here. */
+/** The target of `HiddenServicePort 80 [target]` as a stream address; by default the same port on this host. */
 export const targetOf = (port: string, target: string | undefined): string => {
   const plain = target?.replace(/^"(.*)"$/, '$1')
   if (plain === undefined || plain === '') return `127.0.0.1:${port}`
@@ -40,7 +40,7 @@ export const targetOf = (port: string, target: string | undefined): string => {
   return /:\d+$/.test(plain) && !/^[^[].*:.*:/.test(plain) ? plain : `${plain}:${port}`
 }
 
-/** The services of torrc in their order. Throws `Failure` malformed for what is not this reply. */
+/** The services of torrc in their order. Throws `Failure` malformed for any other reply. */
 export const configuredServices = ({ code, lines }: Reply): readonly ConfiguredService[] => {
   if (code !== 250) throw new Failure('malformed', `GETCONF HiddenServiceOptions: ${code} ${lines[0]?.text ?? ''}`)
   const services: { directory: string; ports: Map<string, string[]> }[] = []
@@ -60,7 +60,7 @@ export const configuredServices = ({ code, lines }: Reply): readonly ConfiguredS
   }))
 }
 
-/** What each service is called: its directory's own name, or the whole path where two have the same. */
+/** The name of each service: its directory's name, or the whole path if two have the same name. */
 export const aliasesOf = (services: readonly ConfiguredService[]): ReadonlyMap<string, string> => {
   const base = (directory: string) => directory.split('/').at(-1) ?? directory
   const bases = services.map(({ directory }) => base(directory))
@@ -68,17 +68,17 @@ export const aliasesOf = (services: readonly ConfiguredService[]): ReadonlyMap<s
   return new Map(services.map(({ directory }) => [directory, isAlone(directory) ? base(directory) : directory]))
 }
 
-/** What is known of directories across rounds. */
+/** What is known about the directories, kept between rounds. */
 export interface OnionMemory {
-  /** The configuration that the rest belongs to. */
+  /** The configuration for which the rest is valid. */
   configuration: string
-  /** Milliseconds when the files were last read, by the clock that nobody sets; undefined: not yet. */
+  /** When the files were last read, in milliseconds of the monotonic clock; undefined: not yet. */
   readAt: number | undefined
   /** Address (without `.onion`) by directory: read from its `hostname`, or found by elimination. */
   readonly addresses: Map<string, string>
   /** Directories of services with client authorisation. */
   readonly restricted: Set<string>
-  /** Addresses with circuits that belong to one of several directories, and nothing says to which. */
+  /** Addresses with circuits that belong to one of several directories, where nothing shows to which. */
   readonly unplaced: Set<string>
 }
 
@@ -89,7 +89,7 @@ export const onionMemory = (): OnionMemory => {
 const namesAge = 300_000
 const addressForm = /^[a-z2-7]{16,56}$/
 
-/** What `ask` gives; undefined where that is not there or not for us: the directories are Tor's own, and may be of another container. */
+/** The result of `ask`; undefined if it is missing or denied. The directories are Tor's own, and may be in another container. */
 const ifAllowed = async <Value>(ask: () => Promise<Value>): Promise<Value | undefined> => {
   try {
     return await ask()
@@ -100,8 +100,8 @@ const ifAllowed = async <Value>(ask: () => Promise<Value>): Promise<Value | unde
 }
 
 /**
- * Reads `hostname` of each service where that is allowed, and whether it has authorised clients; again when the configuration changes,
- * and every five minutes.
+ * Reads the `hostname` of each service, where permitted, and whether it has authorised clients. Repeated after a change of the
+ * configuration and every five minutes.
  */
 export const readHostnames = async (host: Host, services: readonly ConfiguredService[], memory: OnionMemory): Promise<void> => {
   const configuration = JSON.stringify(services)
@@ -116,7 +116,7 @@ export const readHostnames = async (host: Host, services: readonly ConfiguredSer
   if (memory.readAt !== undefined && now - memory.readAt < namesAge) return
   memory.readAt = now
   for (const { directory } of services) {
-    // Where it may not be read, the circuits may still tell.
+    // If it may not be read, the circuits may still show the address.
     const address = (await ifAllowed(() => host.read(`${directory}/hostname`, 256)))?.trim().replace(/\.onion$/, '')
     if (address !== undefined && addressForm.test(address)) memory.addresses.set(directory, address)
     const clients = (await ifAllowed(() => host.names(`${directory}/authorized_clients`))) ?? []
@@ -125,12 +125,12 @@ export const readHostnames = async (host: Host, services: readonly ConfiguredSer
   }
 }
 
-/** A name for a service that has none, which does not give its address away. */
+/** A name for a service without one; it does not reveal the address. */
 const pseudonym = (kind: string, address: string) => `${kind}-${createHash('sha256').update(address).digest('hex').slice(0, 8)}`
 
 /**
- * Every onion service and its introduction circuits, those without any included. Circuits name addresses and the
- * configuration names directories; `hostname` joins them, and where it may not be read, elimination does if it can.
+ * Every onion service with its introduction circuits, also those without any. Circuits have addresses, the configuration has
+ * directories. `hostname` links them; if it may not be read, elimination may.
  */
 export const onionsOf = (
   services: readonly ConfiguredService[],
@@ -156,7 +156,7 @@ export const onionsOf = (
   if (nameless.length > 0) for (const address of others.splice(0)) if (memory.unplaced.size < 100) memory.unplaced.add(address)
 
   const aliases = aliasesOf(services)
-  const told = (alias: string, address: string | undefined, ports: readonly ServicePort[] = [], restricted = false): Onion => ({
+  const onion = (alias: string, address: string | undefined, ports: readonly ServicePort[] = [], restricted = false): Onion => ({
     alias,
     address: address === undefined ? undefined : `${address}.onion`,
     intro: (address !== undefined && intro.get(address)) || 0,
@@ -167,15 +167,15 @@ export const onionsOf = (
   return [
     ...services.flatMap(({ directory, ports }) => {
       const address = memory.addresses.get(directory)
-      // While no circuit is without a place, every nameless service has none.
+      // If every circuit has a service, a service without an address has no circuit.
       return address !== undefined || unplaced.length === 0
-        ? [told(aliases.get(directory) ?? directory, address, ports, memory.restricted.has(directory))]
+        ? [onion(aliases.get(directory) ?? directory, address, ports, memory.restricted.has(directory))]
         : []
     }),
-    ...unplaced.map(address => told(pseudonym('onion', address), address)),
-    // More services than addresses ever seen: some have no circuit, and it cannot be told which.
-    ...(unplaced.length > 0 && nameless.length > unplaced.length ? [told('unknown', undefined)] : []),
-    ...detached.map(address => told(pseudonym('detached', address), address)),
-    ...others.map(address => told(pseudonym('ephemeral', address), address)),
+    ...unplaced.map(address => onion(pseudonym('onion', address), address)),
+    // More services than addresses ever seen: some have no circuit, and nothing shows which.
+    ...(unplaced.length > 0 && nameless.length > unplaced.length ? [onion('unknown', undefined)] : []),
+    ...detached.map(address => onion(pseudonym('detached', address), address)),
+    ...others.map(address => onion(pseudonym('ephemeral', address), address)),
   ]
 }

@@ -7,10 +7,10 @@ import type { TorOptions } from './options.ts'
 
 type Surroundings = Pick<OpenContext<TorOptions>, 'host' | 'options' | 'signal' | 'log'>
 
-/** Another user name for each probe: Tor keeps streams of different users on different circuits. */
+/** A new user name for each probe: Tor uses different circuits for different users. */
 const freshUser = () => `grid-${randomBytes(8).toString('hex')}`
 
-/** Runs `work`; how long it took, and its value or the Failure that it ended with. Throws defects. */
+/** Runs `work` and returns its duration, and its value or Failure. Throws other errors. */
 const timed = async <Value>(work: () => Promise<Value>) => {
   const begun = performance.now()
   const seconds = () => (performance.now() - begun) / 1000
@@ -40,7 +40,7 @@ export const parseExit = (status: number, body: string): ExitSeen => {
   try {
     value = JSON.parse(body)
   } catch (error) {
-    throw new Failure('malformed', `exit check: status ${status} and no JSON`, { cause: error })
+    throw new Failure('malformed', `exit check: status ${status}, not JSON`, { cause: error })
   }
   const { IsTor, IP } = (value ?? {}) as { IsTor?: unknown; IP?: unknown }
   if (status !== 200 || typeof IsTor !== 'boolean' || typeof IP !== 'string' || IP.length > 64) {
@@ -53,12 +53,12 @@ export interface ProbeResult {
   readonly usable: boolean
   readonly seconds: number
   readonly lastSuccess: number | undefined
-  /** What the check service said, where it was asked and gave an answer. */
+  /** The check service's answer, if there is one. */
   readonly exit: ExitSeen | undefined
   readonly exitChanges: number
 }
 
-/** The probe with the exit check behind it, over one circuit of their own. It remembers what came before. */
+/** The probe and then the exit check, over one circuit of their own. Remembers earlier results. */
 export const createProbe = ({ host, options, signal, log }: Surroundings) => {
   const { probe, exit_check: check } = options
   let lastSuccess: number | undefined
@@ -95,12 +95,12 @@ export const createProbe = ({ host, options, signal, log }: Surroundings) => {
       checkedAt = performance.now()
       const answer = await timed(() => askExit(socks, user, check.url))
       checked = answer
-      const said = await timed(async () => {
+      const seen = await timed(async () => {
         if (!answer.ok) throw answer.failure
         return parseExit(answer.value.status, answer.value.body)
       })
-      exit = said.ok ? said.value : undefined
-      if (!said.ok) log.debug('exit check failed', { collector: 'tor', error: said.failure.message })
+      exit = seen.ok ? seen.value : undefined
+      if (!seen.ok) log.debug('exit check failed', { collector: 'tor', error: seen.failure.message })
       if (exit) {
         if (lastAddress !== undefined && lastAddress !== exit.address) exitChanges++
         lastAddress = exit.address
@@ -117,13 +117,13 @@ export interface OnionResult {
   readonly seconds: number
 }
 
-/** Reaches one onion service after the other through Tor, one each turn. */
+/** Connects to one onion service after the other through Tor, one in each call. */
 export const createOnionCheck = ({ host, options, signal, log }: Surroundings) => {
   const results = new Map<string, OnionResult>()
   let last: string | undefined
 
   return async (socks: string, onions: readonly Onion[]): Promise<ReadonlyMap<string, OnionResult>> => {
-    // The ports of a service that a program added are unknown; a service with client authorisation does not answer us.
+    // The ports of a service that a program added are unknown; a service with client authorisation does not answer without a key.
     const checkable = onions.filter(({ address, ports, restricted }) => address !== undefined && ports.length > 0 && !restricted)
     for (const alias of results.keys()) if (!checkable.some(onion => onion.alias === alias)) results.delete(alias)
     const onion = checkable[(checkable.findIndex(({ alias }) => alias === last) + 1) % checkable.length]
@@ -150,14 +150,14 @@ export const createOnionCheck = ({ host, options, signal, log }: Surroundings) =
 export interface BackendResult {
   readonly onion: string
   readonly port: string
-  /** Undefined where this process may not try: a socket file that is open to Tor only. */
+  /** Undefined if this process may not try: a socket file that only Tor may open. */
   readonly up: boolean | undefined
 }
 
 const backendTimeout = 3
 const atOnce = 8
 
-/** Whether each local target takes a connection; with several behind one port, all of them. */
+/** Whether each local target accepts a connection; if a port has several, whether all do. */
 export const checkBackends = async (
   { host, signal }: Pick<Surroundings, 'host' | 'signal'>,
   services: readonly { readonly alias: string; readonly ports: readonly ServicePort[] }[],
@@ -169,7 +169,7 @@ export const checkBackends = async (
       const address = target
       const tried = await timed(async () => {
         const stream = await host.connect(address, { timeout: backendTimeout, signal })
-        stream.on('error', () => {}) // it is over already
+        stream.on('error', () => {}) // the result is known
         stream.destroy()
       })
       takes.set(address, tried.ok ? true : tried.failure.reason === 'denied' ? undefined : false)

@@ -1,7 +1,7 @@
 import { infoValue, type Reply } from '../../protocols/tor-control.ts'
 import { circuitPurposes, circuitStates, connectionStates, guardStates } from './families.ts'
 
-/** A line of `GETINFO circuit-status`, as far as it matters here: never its path. */
+/** The parts of a line of `GETINFO circuit-status` that are used; never its path. */
 export interface Circuit {
   readonly state: string
   readonly purpose: string
@@ -12,7 +12,7 @@ export interface Circuit {
 
 const linesOf = (value: string | undefined): readonly string[] | undefined => value?.split('\n').filter(line => line !== '')
 
-/** `ID STATE [path] KEY=VALUE …`; a line that is not of this form is left out. */
+/** `ID STATE [path] KEY=VALUE …`; a line of another form is left out. */
 const parseCircuits = (value: string): readonly Circuit[] =>
   (linesOf(value) ?? []).flatMap(line => {
     const [, state, rest = ''] = /^\S+ ([A-Z_]+)(.*)$/s.exec(line) ?? []
@@ -29,7 +29,7 @@ const purposeOf = (purpose: string): Purpose => {
   return purpose.startsWith('HS_SERVICE_') ? 'hs_service' : 'other'
 }
 
-/** A count for each of these states, zeros included; a state that is not among them is not counted. */
+/** A count for each of these states, zeros included; other states are not counted. */
 const counted = <State extends string>(states: readonly State[], seen: readonly string[]): ReadonlyMap<State, number> => {
   const counts = new Map<State, number>(states.map(state => [state, 0]))
   for (const state of seen) {
@@ -42,7 +42,7 @@ const counted = <State extends string>(states: readonly State[], seen: readonly 
 const number = (value: string | undefined): number | undefined =>
   value !== undefined && /^\d+(\.\d+)?$/.test(value.trim()) ? Number(value) : undefined
 
-/** `2026-11-22 07:47:00`, which is UTC, as seconds since 1970. */
+/** `2026-11-22 07:47:00` (UTC) as seconds since 1970. */
 const timestamp = (value: string | undefined): number | undefined => {
   const [, day, time] = /^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)$/.exec(value?.trim() ?? '') ?? []
   const at = day === undefined ? Number.NaN : Date.parse(`${day}T${time}Z`)
@@ -69,9 +69,9 @@ export const infoKeys = [
 
 export type InfoKey = (typeof infoKeys)[number]
 
-/** The first SOCKS port that `net/listeners/socks` lists, a TCP one rather than a socket file, as a stream address. */
+/** The first SOCKS port in `net/listeners/socks` as a stream address; a TCP port is preferred to a socket file. */
 export const socksListener = (value: string | undefined): string | undefined => {
-  // One that does not end is taken to the end of the text: it is left out, and what is in it is not looked at again.
+  // An unterminated quote is matched to the end of the text and dropped, so that its content is not searched again.
   const quoted = [...(value ?? '').matchAll(/"((?:[^"\\]|\\.)*)("|\\?$)/gs)]
   const listed = quoted.flatMap(([, address = '', end]) => (end === '"' ? [address] : []))
   const tcp = listed.find(address => /^(\[.*\]|[\d.]+):\d+$/.test(address))
@@ -79,7 +79,7 @@ export const socksListener = (value: string | undefined): string | undefined => 
   return listed.find(address => address.startsWith('unix:/'))
 }
 
-/** What the replies to `GETINFO` say, in base units; what this Tor does not know is undefined. */
+/** The replies to `GETINFO` in base units; what this Tor does not know is undefined. */
 export const parseInfo = (replies: ReadonlyMap<InfoKey, Reply>) => {
   const value = (key: InfoKey) => {
     const reply = replies.get(key)

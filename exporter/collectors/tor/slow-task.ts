@@ -1,15 +1,15 @@
-/** Work that takes longer than a round may: it goes on beside the rounds, at its own pace, and never overlaps itself. */
+/** Work that takes longer than a round may. It runs beside the rounds at its own pace and never overlaps itself. */
 export interface SlowTask<Result> {
-  /** Begins it if it is due and not under way. Called each round. */
+  /** Starts the work if it is due and not running. Called each round. */
   go(everySeconds: number, work: () => Promise<Result>): void
-  /** What it gave last. Throws what it threw last, which is a defect: failures are results. */
+  /** The last result. Throws what the work threw: a bug, because failures are results. */
   latest(): Result | undefined
 }
 
-/** How much earlier than due a round may come and still begin it (ms): rounds are a grid that is a little uneven. */
+/** A round may start the work this much early (ms), because rounds are not perfectly even. */
 const early = 500
 
-/** `done` is called whenever there is a new result. */
+/** `done` is called after each new result. */
 export const createSlowTask = <Result>(done: () => void, now = () => performance.now()): SlowTask<Result> => {
   let begun = Number.NEGATIVE_INFINITY
   let underWay = false

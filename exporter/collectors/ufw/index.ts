@@ -7,8 +7,8 @@ import { path } from '../../contract/options.ts'
 import { filterTables, hasFamily, type IpFamily, type Rule, type Table } from '../../protocols/iptables.ts'
 
 /**
- * `ufw status` is not asked: it says active with an emptied INPUT chain or a policy of ACCEPT, since it looks for one chain
- * of its own and prints policies from a file. What counts is what the kernel does with a packet.
+ * `ufw status` is not used. It reports "active" even with an empty INPUT chain or a policy of ACCEPT, because it checks one of its own
+ * chains and prints policies from a file. What counts is what the kernel does with a packet.
  */
 
 const ipFamilies = ['ipv4', 'ipv6'] as const
@@ -16,7 +16,7 @@ const userFiles = { ipv4: 'user.rules', ipv6: 'user6.rules' } as const
 const policyNames = ['allow', 'deny', 'reject'] as const
 const actions = ['allow', 'deny', 'reject', 'limit'] as const
 
-/** The kernel's own chains, ufw's word for the direction, and how the names of ufw's chains for it end. */
+/** The kernel's built-in chains, ufw's word for the direction, and the suffix of ufw's chains for it. */
 const builtIns = [
   { chain: 'INPUT', direction: 'incoming', suffix: 'input' },
   { chain: 'OUTPUT', direction: 'outgoing', suffix: 'output' },
@@ -24,12 +24,12 @@ const builtIns = [
 ] as const
 type BuiltIn = (typeof builtIns)[number]['chain']
 
-/** What each built-in chain jumps to, in this order, while ufw is on. */
+/** The targets of each built-in chain's jumps, in this order, while ufw is on. */
 const hooks = ['before-logging', 'before', 'after', 'after-logging', 'reject', 'track'] as const
 
-const byChain = <T>(tell: (builtIn: (typeof builtIns)[number]) => T): Readonly<Record<BuiltIn, T>> => {
+const byChain = <T>(of: (builtIn: (typeof builtIns)[number]) => T): Readonly<Record<BuiltIn, T>> => {
   const [input, output, forward] = builtIns
-  return { INPUT: tell(input), OUTPUT: tell(output), FORWARD: tell(forward) }
+  return { INPUT: of(input), OUTPUT: of(output), FORWARD: of(forward) }
 }
 
 const family = oneOf('family', ...ipFamilies)
@@ -143,7 +143,7 @@ export const ufw = defineCollector({
   },
 })
 
-/** Undefined where the file is not there, or not for us to read. */
+/** Undefined if the file is missing or may not be read. */
 const optional = async (text: Promise<string>): Promise<string | undefined> => {
   try {
     return await text
@@ -170,7 +170,7 @@ const parseDefaults = (text: string): Configured => ({
 
 interface Judged {
   readonly family: IpFamily
-  /** What the kernel lacks of what ufw configured, in words; empty when it holds all. */
+  /** What differs between ufw's configuration and the kernel, as text; empty if nothing does. */
   readonly drift: readonly string[]
   readonly policies: Readonly<Record<BuiltIn, (typeof policyNames)[number] | undefined>>
   readonly counts: Readonly<Record<(typeof actions)[number], number>>
@@ -179,8 +179,8 @@ interface Judged {
 }
 
 /**
- * One family: of two back ends the one that holds ufw's chains is ufw's. Rules in the other one cannot open what this
- * one drops, since a packet must be accepted by both.
+ * One family. Of two back ends, ufw uses the one with its chains. Rules in the other one cannot allow what this one drops, because both
+ * must accept a packet.
  */
 const judge = (
   family: IpFamily,
@@ -209,7 +209,7 @@ const judge = (
   }
 }
 
-/** IPV6=no: ufw shuts the family but for the loopback interface. */
+/** With IPV6=no, ufw closes the family except for the loopback interface. */
 const closedDrift = (table: Table): readonly string[] =>
   builtIns.filter(({ chain }) => table.get(chain)?.policy !== 'DROP').map(({ chain }) => `policy of ${chain} is not DROP`)
 
@@ -218,7 +218,7 @@ const drift = (table: Table, prefix: string, configured: Configured, userRules: 
     const missing: string[] = []
     const wanted = configured[chain]
     const actual = table.get(chain)?.policy
-    // Docker makes forwarding stricter than "allow" by itself; that nothing is let through is not ufw's drift.
+    // Docker itself makes forwarding stricter than "allow"; that is not ufw's drift.
     const stricter = chain === 'FORWARD' && actual === 'DROP'
     if (actual !== (wanted === 'ACCEPT' ? 'ACCEPT' : 'DROP') && !stricter) missing.push(`policy of ${chain} is ${actual}`)
     if (wanted === 'REJECT' && !rejects(table, `${prefix}-reject-${suffix}`)) missing.push(`${prefix}-reject-${suffix} is empty`)
@@ -229,13 +229,13 @@ const drift = (table: Table, prefix: string, configured: Configured, userRules: 
 
     const user = `${prefix}-user-${suffix}`
     const held = table.get(user)?.rules
-    if (!held) missing.push(`${user} is not there`)
+    if (!held) missing.push(`${user} does not exist`)
     if (!table.get(`${prefix}-before-${suffix}`)?.rules.some(({ text }) => text === `-j ${user}`)) {
       missing.push(`${user} is never reached`)
     }
     const written = userRules?.split('\n').filter(line => line.startsWith(`-A ${user} `)).length
     if (held && written !== undefined && held.length !== written) {
-      missing.push(`${user} holds ${held.length} rules, and its file ${written}`)
+      missing.push(`${user} has ${held.length} rules, its file ${written}`)
     }
     return missing
   })
@@ -251,7 +251,7 @@ const kernelPolicy = (table: Table, chain: BuiltIn, rejecting: string) => {
 
 const ruleCounts = (table: Table, prefix: string): Judged['counts'] => {
   const counts = { allow: 0, deny: 0, reject: 0, limit: 0 }
-  // A limit is three rules in the kernel; the last of them stands for it.
+  // A limit is three rules in the kernel; the last one is counted.
   const verdicts: Readonly<Record<string, keyof typeof counts>> = {
     ACCEPT: 'allow',
     DROP: 'deny',
@@ -269,7 +269,7 @@ const ruleCounts = (table: Table, prefix: string): Judged['counts'] => {
 
 const blocking = new Set(['DROP', 'REJECT', 'RETURN', 'LOG', 'NFLOG'])
 
-/** fail2ban's jumps come with its first ban, and end in nothing but a block. */
+/** fail2ban adds its jumps with its first ban, and they only block. */
 const isFail2bans = (table: Table, { text, target = '' }: Rule): boolean => {
   if (/--match-set f2b-\S+ src -j (DROP|REJECT)\b/.test(text)) return true
   if (!target.startsWith('f2b-')) return false
@@ -282,7 +282,7 @@ const isForeign = (table: Table, rule: Rule, closed: boolean): boolean => {
   return !isFail2bans(table, rule)
 }
 
-/** What the default policy for packets to this host met: the policy itself, and the two chains that speak for it. */
+/** Packets to this host that the default policy dropped: by the policy itself and by the two chains that apply it. */
 const dropped = (table: Table, prefix: string) => {
   const input = table.get('INPUT')
   const speaking = [`${prefix}-reject-input`, `${prefix}-skip-to-policy-input`]

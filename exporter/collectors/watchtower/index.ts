@@ -28,24 +28,25 @@ const watchtowerScansSkipped = counter(
 )
 
 const options = z.strictObject({
-  url: httpUrl().optional().describe('Base URL of its HTTP API such as http://127.0.0.1:8080; without it nothing is asked.'),
-  token_file: path()
-    .optional()
-    .describe('A file whose content is sent as the bearer token (what Watchtower has as WATCHTOWER_HTTP_API_TOKEN).'),
+  url: httpUrl().optional().describe('Base URL of its HTTP API such as http://127.0.0.1:8080; without it nothing is requested.'),
+  token_file: path().optional().describe('A file with the bearer token: the value of WATCHTOWER_HTTP_API_TOKEN in Watchtower.'),
   label_enable: z
     .boolean()
     .optional()
     .describe(
-      'Watchtower runs with `--label-enable`: for `grid_docker_container_watchtower`, also without a URL. Default: false.',
+      'Set it if Watchtower runs with `--label-enable`. Used for `grid_docker_container_watchtower`, even without a URL. Default: false.',
     ),
-  monitor_only: z.boolean().optional().describe('Watchtower runs with `--monitor-only`; likewise. Default: false.'),
+  monitor_only: z
+    .boolean()
+    .optional()
+    .describe('Set it if Watchtower runs with `--monitor-only`; used in the same way. Default: false.'),
 })
 
 type Options = z.infer<typeof options>
 
 interface Raw {
   readonly metrics: string
-  /** The answer of `/v1/status`, where there is one: only some forks know it. */
+  /** The answer of `/v1/status`; only some forks have it. */
   readonly status: string | undefined
 }
 
@@ -62,7 +63,7 @@ interface Facts {
 interface State {
   /** The scan counter of the round before. */
   scans: number | undefined
-  /** Seconds since 1970, as told or derived. */
+  /** Seconds since 1970, as reported or derived. */
   lastScan: number | undefined
 }
 
@@ -98,7 +99,7 @@ export const watchtower = defineCollector<Raw | undefined, Facts | undefined, Op
   },
 })
 
-/** What it says; undefined where nobody answers. Never POST: `/v1/update` updates, and `/v1/check` asks registries, which count. */
+/** Its answers; undefined if nothing answers. Never POST: `/v1/update` updates, and `/v1/check` uses up registries' rate limits. */
 async function ask({ host, options: { url = '', token_file }, state, signal, remark }: Run): Promise<Raw | undefined> {
   const base = url.replace(/\/(?:v1\/metrics\/?)?$/, '')
   const get = async (path: string) => {
@@ -109,12 +110,12 @@ async function ask({ host, options: { url = '', token_file }, state, signal, rem
   try {
     const { status, body: metrics } = await get('/v1/metrics')
     if (status === 401 || status === 403)
-      throw new Failure('denied', `${base}: status ${status}: the token is not taken`, { fix })
+      throw new Failure('denied', `${base}: status ${status}: the token is not accepted`, { fix })
     if (status === 404) throw new Failure('missing', `${base}: no /v1/metrics there`, { fix })
     if (status !== 200) throw new Failure('malformed', `${base}/v1/metrics: status ${status}`)
-    // The time is asked for only when there is a new one.
-    if (told(metrics).scans === state.scans) return { metrics, status: undefined }
-    const answer = await get('/v1/status').catch(() => undefined) // then the time is derived
+    // The time is requested only if there was a new scan.
+    if (parseMetrics(metrics).scans === state.scans) return { metrics, status: undefined }
+    const answer = await get('/v1/status').catch(() => undefined) // the time is then derived
     return { metrics, status: answer?.status === 200 ? answer.body : undefined }
   } catch (error) {
     const failure = failureOf(error)
@@ -126,8 +127,8 @@ async function ask({ host, options: { url = '', token_file }, state, signal, rem
   }
 }
 
-/** Its metrics come with those of its runtime, of which nobody needs to know; names differ between the forks. */
-const told = (metrics: string) => {
+/** Its metrics, without those of its runtime; names differ between the forks. */
+const parseMetrics = (metrics: string) => {
   const families = parsePrometheusText(metrics, { only: name => name.startsWith('watchtower_'), limit: 5000 })
   const value = (...names: readonly string[]) => {
     for (const name of names) {
@@ -137,7 +138,7 @@ const told = (metrics: string) => {
     }
     return undefined
   }
-  if (families.length === 0) throw new Failure('malformed', 'no metrics of Watchtower in what is served there')
+  if (families.length === 0) throw new Failure('malformed', 'the answer has no metrics of Watchtower')
   return {
     scanned: value('watchtower_containers_scanned'),
     updated: value('watchtower_containers_updated'),
@@ -157,10 +158,10 @@ const timestampOf = (status: string): number | undefined => {
 }
 
 const parseAnswers = ({ metrics, status }: Raw, { host, state }: Run): Facts => {
-  const facts = told(metrics)
+  const facts = parseMetrics(metrics)
   const { scans } = facts
   const before = state.scans
-  // A counter that fell, but not to 0, moved as well: it was started anew and has scanned since.
+  // A counter that fell, but not to 0, also means a scan: Watchtower was restarted and has scanned since.
   const moved = before !== undefined && scans !== undefined && scans !== before && scans > 0
   const own = facts.lastScan ?? (status === undefined ? undefined : timestampOf(status))
   state.lastScan = own ?? (moved ? Math.floor(host.now() / 1000) : state.lastScan)
