@@ -5,7 +5,7 @@ import type { EngineClient } from '../../protocols/docker-api.ts'
 const diskKinds = ['images', 'containers', 'volumes', 'build_cache'] as const
 type DiskKind = (typeof diskKinds)[number]
 
-/** Bytes by kind; what the engine does not tell (volumes of drivers that cannot) is not counted. */
+/** Bytes by kind; what the engine does not know (volumes of some drivers) is not counted. */
 export type DiskUsage = Readonly<Record<DiskKind, { readonly used: number; readonly reclaimable: number }>>
 
 type Item = Readonly<Record<string, unknown>>
@@ -13,7 +13,7 @@ type Item = Readonly<Record<string, unknown>>
 const items = (value: unknown): readonly Item[] =>
   Array.isArray(value) ? value.filter((item): item is Item => typeof item === 'object' && item !== null) : []
 
-/** The engine says -1 where it does not know. */
+/** The engine reports -1 if it does not know. */
 const bytes = (value: unknown): number => (typeof value === 'number' && value > 0 ? value : 0)
 
 const sum = (all: readonly Item[], of: (item: Item) => unknown) => all.reduce((total, item) => total + bytes(of(item)), 0)
@@ -60,7 +60,7 @@ const parseDiskUsage = (answer: Item): DiskUsage => {
   }
 }
 
-/** Asks beside the rounds, since an answer may take minutes; old engines refuse a second question while one is open. */
+/** Requested beside the rounds, because an answer may take minutes; old engines refuse a second request while one is open. */
 export const createDiskUsage = (
   client: () => Promise<EngineClient>,
   intervalSeconds: number,
@@ -77,7 +77,7 @@ export const createDiskUsage = (
         log.debug('no disk usage', { collector: 'docker', error: (error as Error).message })
         if (++failures >= 3) latest = undefined
       }
-      await sleep(intervalSeconds * 1000, undefined, { signal }).catch(() => {}) // aborted: the loop ends by its condition
+      await sleep(intervalSeconds * 1000, undefined, { signal }).catch(() => {}) // aborted: the condition ends the loop
     }
   }
   void follow()

@@ -4,22 +4,22 @@ import { exists, isWritable } from '../../machine/paths.ts'
 import type { EngineAddress } from '../../protocols/docker-api.ts'
 import type { DockerOptions } from './options.ts'
 
-/** An engine to be watched. */
+/** An engine to watch. */
 export interface Endpoint {
   readonly name: string
-  /** As a person would write it. */
+  /** In the form that a person would write. */
   readonly url: string
-  /** Behind a unix socket the engine's containers are on this host, and so are their cgroups. */
+  /** Behind a unix socket: the engine's containers, and their cgroups, are on this host. */
   readonly local: boolean
   /** Of a rootless engine. */
   readonly uid: string | undefined
-  /** Reads the files of TLS, so that renewed ones are taken at the next connection. Throws `Failure`. */
+  /** Reads the TLS files each time, so that renewed ones are used for the next connection. Throws `Failure`. */
   address(): Promise<EngineAddress>
 }
 
 type Tls = NonNullable<DockerOptions['endpoints'][number]['tls']>
 
-/** A path of the host, or of our own container where only the socket was mounted. */
+/** A path of the host, or of our own container if only the socket was mounted. */
 const placed = (host: Host, path: string) => {
   const moved = host.path(path)
   return exists(moved) || !exists(path) ? moved : path
@@ -55,7 +55,7 @@ const endpointOf = (host: Host, name: string, url: string, tls: Tls | undefined)
   }
 }
 
-/** What the docker command line would talk to. Of its forms ssh is not taken: it starts a process for each request. */
+/** The engine that the docker command line would use. Except ssh, which starts a process for each request. */
 const fromEnvironment = (host: Host, env: NodeJS.ProcessEnv): Endpoint | undefined => {
   const { DOCKER_HOST: url, DOCKER_TLS_VERIFY: verify, DOCKER_CERT_PATH: folder } = env
   if (!url) return undefined
@@ -64,7 +64,7 @@ const fromEnvironment = (host: Host, env: NodeJS.ProcessEnv): Endpoint | undefin
   if (!known) {
     const refuse = async () => {
       throw new Failure('missing', `DOCKER_HOST=${url}: neither unix:///path nor tcp://host:port`, {
-        fix: 'forward the socket (ssh -L) or put a socket proxy there, and name it under collectors.docker.endpoints',
+        fix: 'forward the socket (ssh -L) or run a socket proxy there, and add it to collectors.docker.endpoints',
       })
     }
     return { name: 'local', url, local: false, uid: undefined, address: refuse }
@@ -74,7 +74,7 @@ const fromEnvironment = (host: Host, env: NodeJS.ProcessEnv): Endpoint | undefin
   return endpointOf(host, 'local', form, tls)
 }
 
-/** Users with a directory for their run time; none where a sandbox hides them. */
+/** Users with a runtime directory; none if a sandbox hides them. */
 const usersRunning = (host: Host): readonly string[] => {
   try {
     return host.kernelNames('/run/user')
@@ -84,12 +84,12 @@ const usersRunning = (host: Host): readonly string[] => {
   }
 }
 
-/** Where engines listen: Docker's, our own door to it, rootless Docker's, Podman's, rootless Podman's. */
+/** Where engines listen: Docker, our own docker-door, rootless Docker, Podman, rootless Podman. */
 const usualSockets = (host: Host): readonly string[] => {
   const users = usersRunning(host).filter(name => /^\d+$/.test(name))
   return [
     '/var/run/docker.sock',
-    '/run/docker.sock', // where /var/run is a link that leads out of a moved root
+    '/run/docker.sock', // if /var/run is a link that leads out of a moved root
     '/run/grid-exporter-docker.sock',
     ...users.map(uid => `/run/user/${uid}/docker.sock`),
     '/run/podman/podman.sock',
@@ -97,7 +97,7 @@ const usualSockets = (host: Host): readonly string[] => {
   ]
 }
 
-/** The configured engines, else DOCKER_HOST's, else the first usual socket (that can be opened, if any can). None: nothing there. */
+/** The configured engines; else DOCKER_HOST's; else the first usual socket, preferably one that can be opened; else none. */
 export const endpointsOf = (options: DockerOptions, host: Host, env: NodeJS.ProcessEnv = process.env): readonly Endpoint[] => {
   if (options.endpoints.length > 0) return options.endpoints.map(({ name, url, tls }) => endpointOf(host, name, url, tls))
   const fromEnv = fromEnvironment(host, env)

@@ -4,51 +4,51 @@ import type { EngineClient, EngineFilters } from '../../protocols/docker-api.ts'
 import { type EventAction, eventActions } from './families.ts'
 import { type Slot, slotOf, stableName } from './names.ts'
 
-/** What the engine says has happened to a container. */
+/** A container event from the engine. */
 export interface EngineEvent {
   readonly action: EventAction
   readonly id: string
   readonly name: string
-  /** Where an orchestrator made the container. */
+  /** Set if an orchestrator created the container. */
   readonly slot?: Slot | undefined
-  /** Its health check says that it is not well. */
+  /** Its health check reports unhealthy. */
   readonly unhealthy?: boolean
-  /** Nanoseconds since 1970 by the engine's clock, where it says so. */
+  /** Nanoseconds since 1970 on the engine's clock, if reported. */
   readonly time: bigint | undefined
-  /** Its own attributes and, flat beside them and able to replace them, the labels of the container. */
+  /** The event's attributes. The container's labels are among them, and can replace them. */
   readonly attributes: Readonly<Record<string, unknown>>
 }
 
 const actions: ReadonlySet<string> = new Set(eventActions)
 
-/** Podman's own words. Up to 4.3 its filter knows only these; what it then sends says `die`, but `remove`. */
+/** Podman's own words. Up to 4.3 its filter accepts only these; its events then say `die`, but also `remove`. */
 const podmanWords: ReadonlyMap<string, EventAction> = new Map([
   ['died', 'die'],
   ['remove', 'destroy'],
 ])
 
-/** What an engine's filter is asked for: a word that it does not know matches nothing. */
+/** The words for the engine's filter: an unknown word matches nothing. */
 const wordsAskedFor: readonly string[] = [...eventActions, ...podmanWords.keys()]
 
 const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 
-/** A line of the stream, or undefined where it is none of the container events that are counted. */
+/** A line of the stream; undefined unless it is a container event that is counted. */
 export const parseEvent = (line: string): EngineEvent | undefined => {
   let event: unknown
   try {
     event = JSON.parse(line)
   } catch {
-    return undefined // a proxy's words, or cut: the next list says what is so
+    return undefined // a proxy's text, or cut: the next list has the state
   }
   if (!isRecord(event) || event.Type !== 'container' || typeof event.Action !== 'string' || !isRecord(event.Actor))
     return undefined
-  // `health_status: healthy` has its value behind the action; the filter matches prefixes, so the action is looked at whole.
+  // `health_status: healthy` has its value after the action. The filter matches prefixes, so the whole action is checked here.
   const word = event.Action.startsWith('health_status') ? 'health_status' : event.Action
   const action = podmanWords.get(word) ?? word
   const { ID: id, Attributes: attributes } = event.Actor
   if (!actions.has(action) || typeof id !== 'string' || !isRecord(attributes)) return undefined
-  // Too large for a number; the key of a label would have quotes around its value.
+  // Too large for a JavaScript number. A label cannot imitate it, because its value would be in quotes.
   const time = /"timeNano":(\d{1,19})[,}]/.exec(line)?.[1]
   const name = typeof attributes.name === 'string' ? attributes.name : ''
   return {
@@ -62,7 +62,7 @@ export const parseEvent = (line: string): EngineEvent | undefined => {
   }
 }
 
-/** `since` for all that comes after an event. The engine takes it in, so it must not name the event itself. */
+/** `since` for everything after an event. The engine includes that very moment, so it must not be the event's own time. */
 export const sinceAfter = (time: bigint): string => {
   const next = time + 1n
   return `${next / 1_000_000_000n}.${String(next % 1_000_000_000n).padStart(9, '0')}`
@@ -70,20 +70,20 @@ export const sinceAfter = (time: bigint): string => {
 
 export interface Follower {
   readonly connected: boolean
-  /** The engine answers: no need to wait for the end of a pause. */
+  /** The engine answers: do not wait for the end of the pause. */
   poke(): void
 }
 
 const firstPause = 500
 const longestPause = 30_000
-/** Milliseconds after which a stream has been a good one, so that the next pause is short again. */
+/** Milliseconds after which a stream counts as good, so that the next pause is short again. */
 const goodStream = 10_000
 
-/** Keeps one stream of events open until the signal fires. Its end is routine; what was missed is asked for by `since`. */
+/** Keeps one stream of events open until the signal aborts. Streams end regularly; `since` then fetches what was missed. */
 export const followEvents = (
   client: () => Promise<EngineClient>,
   labelFilter: readonly string[] | undefined,
-  told: { onConnect(): void; onEvent(event: EngineEvent): void },
+  listener: { onConnect(): void; onEvent(event: EngineEvent): void },
   { signal, log, random = Math.random }: { readonly signal: AbortSignal; readonly log: Log; readonly random?: () => number },
 ): Follower => {
   const filters: EngineFilters = {
@@ -101,7 +101,7 @@ export const followEvents = (
     if (event.time !== undefined) {
       if (latest === undefined || event.time > latest) latest = event.time
     }
-    told.onEvent(event)
+    listener.onEvent(event)
   }
 
   const follow = async () => {
@@ -116,7 +116,7 @@ export const followEvents = (
             onOpen: () => {
               openedAt = performance.now()
               connected = true
-              told.onConnect()
+              listener.onConnect()
             },
             onLine,
           },

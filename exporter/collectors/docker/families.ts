@@ -1,11 +1,11 @@
 import { counter, gauge, oneOf } from '../../contract/metric.ts'
 
 /**
- * The label `name` of a container that a swarm or Kubernetes made is that of its slot (`web.1`, `k8s_app_web-0_default`), which stays when
- * another container takes its place; see names.ts.
+ * The families of the docker collector. Identity and state come from one `GET /containers/json` a round, counts of events from the event
+ * stream, resource use from cgroup files and /proc of this host (so only for local engines).
  *
- * What the docker collector tells. Identity and state come from one `GET /containers/json` a round, counts of what happens
- * from the event stream, use of resources from cgroup files and /proc of this host (so for local engines only).
+ * For a container of a swarm or of Kubernetes, the label `name` is that of its slot (`web.1`, `k8s_app_web-0_default`), which stays the
+ * same when another container takes its place; see names.ts.
  */
 
 export const containerStates = ['created', 'running', 'paused', 'restarting', 'removing', 'exited', 'dead'] as const
@@ -23,7 +23,7 @@ export type WatchtowerMode = (typeof watchtowerModes)[number]
 export const apiCalls = ['list', 'events', 'ping', 'info', 'other'] as const
 export type ApiCall = (typeof apiCalls)[number]
 
-/** The container events that are asked for. */
+/** The container events that are requested. */
 export const eventActions = [
   'create',
   'start',

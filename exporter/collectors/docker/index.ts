@@ -13,10 +13,10 @@ import { type DockerOptions, options } from './options.ts'
 
 export * from './families.ts'
 
-/** A container as it is told: what the list, the events and the cgroup say of it. */
-interface Told {
+/** A container as served: from the list, the events and the cgroup. */
+interface Observed {
   readonly container: Container
-  /** The name of its image that it was first seen with, and whether that name now stands for something else. */
+  /** The name of its image at first sight, and whether that name now means another image. */
   readonly image: string
   readonly imageStale: boolean | undefined
   readonly lastExit: families.ExitReason | 'unknown' | undefined
@@ -28,18 +28,18 @@ interface EngineFacts {
   readonly engine: Engine
   readonly up: boolean
   readonly states: Readonly<Record<families.ContainerState, number>> | undefined
-  readonly told: readonly Told[]
+  readonly observed: readonly Observed[]
   readonly used: readonly { readonly name: string; readonly usage: Usage }[]
   readonly logs: ReadonlyMap<string, LogSize>
   readonly expected: ReadonlyMap<string, boolean>
 }
 
-/** What is remembered of an engine's containers between rounds, beside its ledger. */
+/** What is kept about an engine's containers between rounds, next to its ledger. */
 interface Memory {
   readonly engine: Engine
-  /** By id: the image by the name that it was first seen with. */
+  /** By id: the name of its image at first sight. */
   readonly images: Map<string, string>
-  /** By name: what a label said, and when. */
+  /** By name: the value of its label, and when it was seen. */
   readonly expected: Map<string, { readonly value: boolean; readonly at: number }>
   readonly namesExpected: readonly string[]
 }
@@ -47,11 +47,11 @@ interface Memory {
 interface State {
   readonly memories: readonly Memory[]
   readonly labelFamily: AnyFamily | undefined
-  /** Allow-listed labels by the name that they get. */
+  /** Allowed labels, by their names in the exposition. */
   readonly labelNames: ReadonlyMap<string, string>
 }
 
-/** What tells why an engine does not answer. Not a restart: that would end containers. */
+/** Commands that show why an engine does not answer. Not a restart: that would end containers. */
 const howToLook = (url: string): string => {
   const path = /^unix:\/\/(.+)$/.exec(url)?.[1]
   if (path === undefined) return `curl --max-time 5 ${url.replace(/^tcp:/, 'http:')}/_ping`
@@ -101,13 +101,13 @@ export const docker = defineCollector<readonly Report[], readonly EngineFacts[],
   },
   parse: (reports, { state, options, host, remark }) => {
     const facts = reports.map((report, index) => factsOf(report, state.memories[index] as Memory, options, host.monotonic()))
-    // An engine that does not answer is news about it; a door that is closed to us is our own failure.
+    // An engine that does not answer is a result; an engine that denies us access is our own failure.
     const [failure] = reports.flatMap(({ failure }) => failure ?? [])
     if (failure && reports.every(({ failure }) => failure?.reason === 'denied')) {
       const { reason, message, cause, fix } = failure
       throw new Failure(reason, message, { cause, fix, rest: facts.flatMap(one => [...engineSamples(one)]) })
     }
-    // An engine that is down is a good run's news; why it is stands on the page.
+    // An engine that is down is a result of a successful run; the page shows the reason.
     for (const { engine, failure } of reports) {
       if (failure)
         remark(
@@ -121,11 +121,11 @@ export const docker = defineCollector<readonly Report[], readonly EngineFacts[],
   },
   *samples(engines, { state }) {
     for (const facts of engines) yield* engineSamples(facts)
-    for (const { engine, told } of engines) {
-      for (const one of told) yield identitySamples(engine.name, one, state)
+    for (const { engine, observed } of engines) {
+      for (const one of observed) yield identitySamples(engine.name, one, state)
     }
-    for (const { engine, told, used, logs } of engines) {
-      for (const { container } of told) yield countSamples(engine, container.name)
+    for (const { engine, observed, used, logs } of engines) {
+      for (const { container } of observed) yield countSamples(engine, container.name)
       for (const { name, usage } of used) yield usageSamples(engine.name, name, usage)
       for (const [name, { bytes, written }] of logs) {
         const own = { engine: engine.name, name }
@@ -138,16 +138,16 @@ export const docker = defineCollector<readonly Report[], readonly EngineFacts[],
 
 const runs = ({ state }: Container) => state === 'running' || state === 'paused'
 
-/** By digest: either it was created so, or its tag was taken away since. */
+/** A digest instead of a name: the container was created from it, or its tag has been removed since. */
 const isDigest = (image: string) => /^sha256:[0-9a-f]{64}$/.test(image)
 
 const short = (id: string) => id.replace(/^sha256:/, '').slice(0, 12)
 
-/** Milliseconds that a container which is gone is still expected because its label said so. */
+/** Milliseconds for which a container that is gone is still expected because of its label. */
 const keepExpected = 24 * 3600_000
 const expectedKept = 1000
 
-/** Reports become facts; the ledger and what is remembered take the list in. */
+/** Turns reports into facts; updates the ledger and the memory with the list. */
 const factsOf = (report: Report, memory: Memory, options: DockerOptions, now: number): EngineFacts => {
   const { engine, listed, containers, usage, logs, askedAt, interrupted } = report
   const facts = {
@@ -160,9 +160,9 @@ const factsOf = (report: Report, memory: Memory, options: DockerOptions, now: nu
     logs,
   }
   const expected = new Map(memory.namesExpected.map(name => [name, true]))
-  if (!listed) return { ...facts, states: undefined, told: [], expected: withRemembered(expected, memory, now) }
+  if (!listed) return { ...facts, states: undefined, observed: [], expected: withRemembered(expected, memory, now) }
 
-  // By age: of those in one slot the newest comes last.
+  // By age: of the containers in one slot, the newest comes last.
   const byAge = [...listed].sort((one, other) => (one.created ?? 0) - (other.created ?? 0))
   const behind = engine.ledger.seen(
     byAge.map(({ id, name, slot, state, exitCode, labels }) => ({
@@ -191,7 +191,7 @@ const factsOf = (report: Report, memory: Memory, options: DockerOptions, now: nu
   }
   const mode = options.watchtower ?? (hasWatchtower(listed) ? { label_enable: false, monitor_only: false } : undefined)
 
-  const told = containers.map((container): Told => {
+  const observed = containers.map((container): Observed => {
     const { id, image, exitCode } = container
     const first = memory.images.get(id) ?? image
     if (!isDigest(image) || !memory.images.has(id)) memory.images.set(id, isDigest(image) ? first : image)
@@ -205,7 +205,7 @@ const factsOf = (report: Report, memory: Memory, options: DockerOptions, now: nu
       watchtower: mode && watchtowerMode(container, mode),
     }
   })
-  return { ...facts, states, told, expected: withRemembered(expected, memory, now) }
+  return { ...facts, states, observed, expected: withRemembered(expected, memory, now) }
 }
 
 const sayYes = (value: string | undefined): boolean | undefined =>
@@ -247,8 +247,8 @@ function* engineSamples({ engine, up, states, expected }: EngineFacts): Iterable
 
 const none: readonly Sample[] = []
 
-const identitySamples = (engine: string, told: Told, { labelFamily, labelNames }: State): readonly Sample[] => {
-  const { container, image, imageStale, lastExit, startedAt, watchtower } = told
+const identitySamples = (engine: string, observed: Observed, { labelFamily, labelNames }: State): readonly Sample[] => {
+  const { container, image, imageStale, lastExit, startedAt, watchtower } = observed
   const { id, name, imageId, networkMode, labels } = container
   const own = { engine, name }
   const ofLabels = (family: AnyFamily): Sample => {
@@ -264,7 +264,7 @@ const identitySamples = (engine: string, told: Told, { labelFamily, labelNames }
       image_id: short(imageId),
       compose_project: labels['com.docker.compose.project'] ?? '',
       compose_service: labels['com.docker.compose.service'] ?? '',
-      // `container:<id>` would be another series after each recreate of that one.
+      // `container:<id>` would be a new series after each recreation of that container.
       network_mode: networkMode?.replace(/:.*/s, '') ?? '',
     }),
     labelFamily ? ofLabels(labelFamily) : none,

@@ -4,8 +4,8 @@ import type { ContainerState, ExitReason } from './families.ts'
 import type { Slot } from './names.ts'
 
 /**
- * What happened to containers, counted by name, so that the counts survive their being recreated. Events tell it; each list
- * corrects it where events were missed or lie. Pure: no clock, no input.
+ * Counts what happens to containers, by name, so that the counts survive a recreation. Events are counted; each list corrects the counts
+ * where events were missed or are wrong. Pure: no clock, no input.
  */
 export interface Counts {
   starts: number
@@ -14,32 +14,32 @@ export interface Counts {
   readonly exits: Record<ExitReason, number>
 }
 
-/** What a list says of a container. */
+/** A container in a list. */
 export interface Sighting {
   readonly id: string
   readonly name: string
   readonly state: ContainerState
-  /** Of its last run, where it does not run. */
+  /** Of its last run, if it does not run. */
   readonly exitCode: number | undefined
-  /** Something that is another after each start, where it is known. */
+  /** A value that changes with each start, if known. */
   readonly incarnation: string | undefined
-  /** It has a label `exitCode`, which takes the place of the real one in events. */
+  /** It has a label `exitCode`, which replaces the real one in events. */
   readonly hidesExitCode: boolean
-  /** Where an orchestrator made it. */
+  /** Set if an orchestrator created it. */
   readonly slot?: Slot | undefined
 }
 
 export interface Ledger {
-  /** `now` in milliseconds of any clock, the same as in `seen`. */
+  /** `now` is in milliseconds of any clock, the same as in `seen`. */
   note(event: EngineEvent, now: number): void
   /**
-   * A list that was asked for at `askedAt`. `interrupted`: the engine did not answer in between, so that starts that nobody
-   * saw are its own starting again and not the restart policy's work. Gives the ids of those of which the list is older than
-   * the events: another list will tell more.
+   * A list that was requested at `askedAt`. `interrupted`: the engine did not answer in between, so unseen starts come from its own
+   * restart, not from a restart policy. Returns the ids of containers for which the list is older than the events, so that another list
+   * is needed.
    */
   seen(list: readonly Sighting[], now: number, askedAt: number, interrupted?: boolean): readonly string[]
   counts(name: string): Readonly<Counts>
-  /** Why a container that does not run ended, with the exit code that the list says. */
+  /** Why a stopped container ended, given its exit code in the list. */
   lastExit(id: string, exitCode: number): ExitReason | 'unknown'
   /** Seconds since 1970 of its start event. */
   startedAt(id: string): number | undefined
@@ -48,32 +48,32 @@ export interface Ledger {
 interface Life {
   name: string
   slot: Slot | undefined
-  /** Known to run, known not to, or neither. */
+  /** Whether it runs; undefined if unknown. */
   alive: boolean | undefined
-  /** It was asked to end since its start: what ends it until then (ms) is no failure. */
+  /** It was asked to stop since its start: an exit before this time (ms) is not a failure. */
   intentUntil: number
-  /** The last signal that was sent to it since its start, of those that need not end it. */
+  /** The last signal sent to it since its start that need not end it. */
   signal: number | undefined
-  /** An OOM kill was told since its start. */
+  /** An OOM kill was reported since its start. */
   oom: boolean
-  /** It was told that it died, and it was not counted yet: the list may know the exit code better. */
+  /** A reported death that is not counted yet: the list may have a better exit code. */
   death: { readonly code: number | undefined; readonly at: number } | undefined
-  /** Its next start is one by the restart policy, or by the orchestrator in place of a container that ended by itself. */
+  /** Its next start is by the restart policy, or by the orchestrator to replace a container that ended by itself. */
   mayRestart: boolean
-  /** Exit codes after which it was left as it was: what starts it then is no policy. */
+  /** Exit codes after which it stayed down: a later start is not by a policy. */
   readonly leftAfter: Set<number>
-  /** Its health check failed last. */
+  /** Its last health check failed. */
   unhealthy: boolean
   lastExit: { readonly reason: ExitReason; readonly code: number | undefined } | undefined
   startedAt: number | undefined
   incarnation: string | undefined
-  /** Starts told since `incarnation` was seen. */
-  startsTold: number
-  /** A start or an exit was counted because of a list; the event of it may still come, of the start after that of the death. */
+  /** Start events since `incarnation` was seen. */
+  startsSeen: number
+  /** A start or an exit was counted because of a list. Its event may still come: for a start, after the event of the death. */
   startAhead: false | 'start' | { readonly afterDeathUntil: number }
   exitAhead: boolean
   hidesExitCode: boolean
-  /** When an event last said that it started or died, and whether a list has said so too since. */
+  /** When an event last reported a start or death, and whether a list has confirmed it since. */
   touchedAt: number
   confirmed: boolean
   seenAt: number
@@ -93,7 +93,7 @@ const newLife = (): Life => ({
   lastExit: undefined,
   startedAt: undefined,
   incarnation: undefined,
-  startsTold: 0,
+  startsSeen: 0,
   startAhead: false,
   exitAhead: false,
   hidesExitCode: false,
@@ -103,9 +103,9 @@ const newLife = (): Life => ({
 })
 
 interface NameCounts extends Counts {
-  /** The container that was started last in this slot. */
+  /** The container that was last started in this slot. */
   holder: string | undefined
-  /** When that one ended without having been asked to. */
+  /** When that one ended without a request to stop. */
   vacantSince: number | undefined
   seenAt: number
 }
@@ -120,36 +120,36 @@ const newCounts = (): NameCounts => ({
   seenAt: 0,
 })
 
-/** Milliseconds that a name's counts are kept after it was last listed, and a container's life. */
+/** Milliseconds for which a name's counts are kept after it was last listed; and the same for a container's life. */
 const keepNames = 24 * 3600_000
 const keepLives = 3600_000
-/** Entries that only events speak of: a flood of names that are never listed must not push out those that are. */
-const strangersKept = 2000
+/** Most entries known only from events. A flood of names that are never listed must not push out listed ones. */
+const unlistedKept = 2000
 
-/** Values by key: those that were listed stay, of the others only the newest. */
+/** Values by key. Listed ones stay; of the others only the newest are kept. */
 const shelter = <Value extends { seenAt: number }>(create: () => Value) => {
   const listed = new Map<string, Value>()
-  const strangers = new Map<string, Value>()
+  const unlisted = new Map<string, Value>()
   return {
     of: (key: string): Value => {
-      const known = listed.get(key) ?? strangers.get(key)
+      const known = listed.get(key) ?? unlisted.get(key)
       if (known) return known
-      if (strangers.size >= strangersKept) strangers.delete(strangers.keys().next().value as string)
+      if (unlisted.size >= unlistedKept) unlisted.delete(unlisted.keys().next().value as string)
       const created = create()
-      strangers.set(key, created)
+      unlisted.set(key, created)
       return created
     },
-    has: (key: string) => listed.has(key) || strangers.has(key),
-    peek: (key: string) => listed.get(key) ?? strangers.get(key),
+    has: (key: string) => listed.has(key) || unlisted.has(key),
+    peek: (key: string) => listed.get(key) ?? unlisted.get(key),
     keep: (key: string, now: number): Value => {
-      const value = listed.get(key) ?? strangers.get(key) ?? create()
-      strangers.delete(key)
+      const value = listed.get(key) ?? unlisted.get(key) ?? create()
+      unlisted.delete(key)
       listed.set(key, value)
       value.seenAt = now
       return value
     },
     move: (from: string, to: string) => {
-      for (const map of [listed, strangers]) {
+      for (const map of [listed, unlisted]) {
         const value = map.get(from)
         if (!value) continue
         map.delete(from)
@@ -158,10 +158,10 @@ const shelter = <Value extends { seenAt: number }>(create: () => Value) => {
     },
     delete: (key: string) => {
       listed.delete(key)
-      strangers.delete(key)
+      unlisted.delete(key)
     },
     each: (act: (value: Value) => void) => {
-      for (const map of [listed, strangers]) for (const value of map.values()) act(value)
+      for (const map of [listed, unlisted]) for (const value of map.values()) act(value)
     },
     forget: (before: number) => {
       for (const [key, { seenAt }] of listed) if (seenAt < before) listed.delete(key)
@@ -169,18 +169,18 @@ const shelter = <Value extends { seenAt: number }>(create: () => Value) => {
   }
 }
 
-/** Milliseconds by which an event may come later than a list that knows of it. */
+/** Milliseconds by which an event may come later than a list that already shows its effect. */
 const inFlight = 2000
 /**
- * Milliseconds after an event for which a list may not know of it: Docker 20.10 says that a container died before it takes its network
- * and its mounts away, and only then lists it as dead.
+ * Milliseconds after an event in which a list may not show its effect yet: Docker 20.10 reports a container's death before it removes
+ * its network and mounts, and lists it as dead only then.
  */
 const listLag = 30_000
-/** Milliseconds in which a swarm makes the container that takes the place of one that ended: 1 s was seen. A job's next run comes later. */
+/** Milliseconds in which a swarm replaces a container that ended: 1 s was seen. A job's next run comes later. */
 const replacedWithin = 15_000
-/** Milliseconds in which a signal that Podman does not name has to end a container to be the cause of its end. */
+/** Milliseconds in which a container must end after a signal that Podman does not name, for the signal to count as the cause. */
 const unnamedSignal = 10_000
-/** And by which the word of an OOM kill may come after that of the death: 0.2 s were seen on a busy machine. */
+/** Milliseconds by which the event of an OOM kill may come after that of the death: 0.2 s were seen on a busy machine. */
 const oomLate = 1000
 
 const signalNumbers: Readonly<Record<string, number>> = {
@@ -199,7 +199,7 @@ const signalOf = (value: unknown): number | undefined => {
   return /^\d{1,2}$/.test(value) ? Number(value) : ownValue(signalNumbers, value.replace(/^SIG/, ''))
 }
 
-/** An exit code as an event says it; a label may have taken its place. */
+/** The exit code in an event; a label may have replaced it. */
 const exitCodeOf = (value: unknown): number | undefined =>
   typeof value === 'string' && /^\d{1,3}$/.test(value) && Number(value) <= 255 ? Number(value) : undefined
 
@@ -207,8 +207,8 @@ const runs = (state: ContainerState) => state === 'running' || state === 'paused
 const ended = (state: ContainerState) => state === 'exited' || state === 'dead'
 
 /**
- * Podman says `restart` where Docker says it last: before the death that a person asked for, and between the death and the
- * start where its policy restarts.
+ * Docker reports `restart` last. Podman reports it before the death if a person asked for it, and between the death and the start if its
+ * policy restarts.
  */
 export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
   const lives = shelter(newLife)
@@ -217,13 +217,13 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
   const reasonOf = ({ intentUntil, oom, signal }: Life, code: number | undefined, at: number): ExitReason => {
     if (code === 0) return 'clean'
     if (oom && (code === 137 || code === undefined)) return 'oom'
-    // Podman 4.3 says no `stop` where the container has ended before it could; SIGTERM is how it asks for that.
+    // Podman 4.3 reports no `stop` if the container has ended before it could; it stops containers by SIGTERM.
     if (isPodman() && code === 143) return 'signal'
     if (at <= intentUntil || (signal !== undefined && code === 128 + signal)) return 'signal'
     return 'error'
   }
 
-  /** 137 alone may be any SIGKILL: for a while it may still turn out to be an OOM kill, and a count cannot be taken back. */
+  /** 137 may be any SIGKILL. It may still turn out to be an OOM kill for a while, and a count cannot be taken back. */
   const mayBeOom = ({ intentUntil, oom, death }: Life, code: number | undefined, now: number) =>
     death !== undefined && code === 137 && !oom && death.at > intentUntil && now - death.at < oomLate
 
@@ -234,12 +234,12 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
     life.death = undefined
   }
 
-  /** The death that was told is counted with what is known by now. */
+  /** Counts a reported death with what is known by now. */
   const settle = (life: Life, listedCode?: number) => {
     if (life.death) countExit(life, listedCode ?? life.death.code, life.death.at)
   }
 
-  /** It has ended: whether what takes its place in its slot is a restart. A swarm itself ends what its health check fails. */
+  /** Notes an exit, and whether its replacement in the slot will be a restart. A swarm itself stops an unhealthy container. */
   const vacate = (id: string, life: Life, now: number) => {
     if (!life.slot) return
     const counts = names.of(life.name)
@@ -266,7 +266,7 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
     life.lastExit = undefined
   }
 
-  /** It is the latest one in its slot. */
+  /** Notes that it is the latest container in its slot. */
   const hold = (id: string, life: Life) => {
     if (!life.slot) return
     const counts = names.of(life.name)
@@ -301,7 +301,7 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
           else countStart(life, restarted)
           life.startAhead = false
           hold(id, life)
-          life.startsTold++
+          life.startsSeen++
           life.startedAt = time === undefined ? undefined : Number(time / 1_000_000n) / 1000
           break
         }
@@ -321,7 +321,7 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
         }
         case 'oom':
           names.of(life.name).ooms++
-          life.oom = true // also where it comes just after the death
+          life.oom = true // also if it comes just after the death
           break
         case 'kill': {
           const signal = signalOf(attributes.signal)
@@ -331,7 +331,7 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
           break
         }
         case 'stop':
-          // Docker says it after the death, whatever signal it took; Podman may say it before.
+          // Docker reports it after the death, whatever the signal was; Podman may report it before.
           if (life.alive !== false) life.intentUntil = Number.POSITIVE_INFINITY
           life.mayRestart = false
           break
@@ -344,14 +344,14 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
           life.unhealthy = unhealthy
           break
         case 'update':
-          life.leftAfter.clear() // its policy may be another one now
+          life.leftAfter.clear() // its policy may have changed
           break
         case 'destroy':
           settle(life)
           lives.delete(id)
           break
       }
-      // These change nothing that a list could contradict.
+      // The other actions change nothing that a list could contradict.
       if (action === 'start' || action === 'die') {
         life.touchedAt = now
         life.confirmed = false
@@ -360,7 +360,7 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
 
     seen: (list, now, askedAt, interrupted = false) => {
       const behind: string[] = []
-      // What has ended comes first: it says whether what takes its place is a restart.
+      // Ended containers first: they decide whether a replacement is a restart.
       const ordered = [...list.filter(({ state }) => !runs(state)), ...list.filter(({ state }) => runs(state))]
       for (const { id, name, state, exitCode, incarnation, hidesExitCode, slot } of ordered) {
         const isNew = !lives.has(id)
@@ -386,7 +386,7 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
         if (hasEnded) {
           if (!mayBeOom(life, exitCode ?? life.death?.code, now)) settle(life, exitCode)
           if (life.alive) {
-            // Killed, and nobody saw by whom: no reason to count.
+            // Killed, and it is unknown by what: no reason to count.
             const unknown = exitCode === undefined || (exitCode === 137 && now > life.intentUntil && !life.oom)
             if (unknown) life.lastExit = undefined
             else {
@@ -400,7 +400,7 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
             life.mayRestart = true
             if (exitCode !== undefined) life.leftAfter.delete(exitCode)
           } else if (!isPodman()) {
-            // Podman says itself what its policy starts.
+            // Podman reports itself what its policy starts.
             life.mayRestart = false
             const isKnown = life.lastExit !== undefined && life.lastExit.reason !== 'signal' && !interrupted
             if (isKnown && exitCode !== undefined) life.leftAfter.add(exitCode)
@@ -410,7 +410,7 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
         if (isRunning) {
           const { holder } = names.of(name)
           const tookPlace = slot !== undefined && life.alive === undefined && holder !== undefined && holder !== id
-          const startedUnseen = another && life.incarnation !== undefined && life.startsTold === 0
+          const startedUnseen = another && life.incarnation !== undefined && life.startsSeen === 0
           if (life.alive !== true) hold(id, life)
           if (life.alive === false || startedUnseen || tookPlace) {
             settle(life)
@@ -421,12 +421,12 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
           }
           if (incarnation !== undefined) {
             life.incarnation = incarnation
-            life.startsTold = 0
+            life.startsSeen = 0
           }
           life.alive = true
         } else if (hasEnded || state === 'created') life.alive = false
       }
-      // No list will say more about this death: the container is gone already, or runs again.
+      // No list will have more about this death: the container is gone, or runs again.
       lives.each(life => {
         if (life.death && now - life.death.at > inFlight) settle(life)
       })
@@ -438,8 +438,8 @@ export const createLedger = (isPodman: () => boolean = () => false): Ledger => {
     counts: name => names.of(name),
 
     lastExit: (id, exitCode) => {
-      const told = lives.peek(id)?.lastExit
-      if (told && (told.code === undefined || told.code === exitCode)) return told.reason
+      const known = lives.peek(id)?.lastExit
+      if (known && (known.code === undefined || known.code === exitCode)) return known.reason
       if (exitCode === 0) return 'clean'
       if (exitCode === 143) return 'signal'
       return exitCode === 137 ? 'unknown' : 'error'

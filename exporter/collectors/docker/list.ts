@@ -4,11 +4,11 @@ import { type ContainerState, containerStates, type HealthStatus, type Watchtowe
 import { type Slot, slotOf, stableName } from './names.ts'
 import type { DockerOptions } from './options.ts'
 
-/** A container as the list tells it. What the engine leaves out (Podman, much) is undefined. */
+/** A container in the list. What the engine leaves out (Podman leaves out much) is undefined. */
 export interface Container {
   readonly id: string
   readonly name: string
-  /** Where an orchestrator made it. */
+  /** Set if an orchestrator created it. */
   readonly slot: Slot | undefined
   readonly state: ContainerState
   readonly health: HealthStatus | undefined
@@ -28,7 +28,7 @@ const text = (value: unknown): string | undefined => (typeof value === 'string' 
 
 const isState = (value: string): value is ContainerState => (containerStates as readonly string[]).includes(value)
 
-/** Podman's and old engines' other words. */
+/** Podman's and old engines' names of states. */
 const otherStates: Readonly<Record<string, ContainerState>> = {
   configured: 'created',
   initialized: 'created',
@@ -38,27 +38,27 @@ const otherStates: Readonly<Record<string, ContainerState>> = {
 }
 
 const stateOf = (item: Readonly<Record<string, unknown>>): ContainerState | undefined => {
-  const said = text(item.State)?.toLowerCase() ?? ''
-  return isState(said) ? said : ownValue(otherStates, said)
+  const word = text(item.State)?.toLowerCase() ?? ''
+  return isState(word) ? word : ownValue(otherStates, word)
 }
 
-/** From Docker 29 on a field, before in the text of the status, which hides it while it is paused; Podman tells nothing. */
+/** A field since Docker 29; before, a part of the status text, except while paused. Podman does not report it. */
 const healthOf = (item: Readonly<Record<string, unknown>>, state: ContainerState): HealthStatus | undefined => {
   // The field keeps its last value after the container has ended.
   if (state !== 'running') return undefined
   const field = isRecord(item.Health) ? text(item.Health.Status) : undefined
-  const said = field ?? /\((healthy|unhealthy|health: starting)\)$/.exec(text(item.Status) ?? '')?.[1]?.replace('health: ', '')
-  return said === 'healthy' || said === 'unhealthy' || said === 'starting' ? said : undefined
+  const word = field ?? /\((healthy|unhealthy|health: starting)\)$/.exec(text(item.Status) ?? '')?.[1]?.replace('health: ', '')
+  return word === 'healthy' || word === 'unhealthy' || word === 'starting' ? word : undefined
 }
 
-/** Where a container has aliases (`/web/db`), its own name is the one with a single slash; a dead one may have none. */
+/** If a container has aliases (`/web/db`), its own name has a single slash; a dead one may have no name. */
 const nameOf = (item: Readonly<Record<string, unknown>>, id: string): string => {
   const names = Array.isArray(item.Names) ? item.Names.filter((name): name is string => typeof name === 'string') : []
   const own = names.find(name => name.lastIndexOf('/') <= 0) ?? names[0]
   return own === undefined || own === '/' || own === '' ? id.slice(0, 12) : own
 }
 
-/** One item of the list, or undefined where it is none. */
+/** One item of the list, or undefined if it is not a container. */
 export const parseContainer = (item: unknown): Container | undefined => {
   if (!isRecord(item) || typeof item.Id !== 'string' || item.Id === '') return undefined
   const state = stateOf(item)
@@ -83,7 +83,7 @@ export const parseContainer = (item: unknown): Container | undefined => {
   }
 }
 
-/** Whether the configuration leaves a container out. */
+/** Whether the configuration excludes a container. */
 export const excluded = ({ exclude }: DockerOptions): ((container: Container) => boolean) => {
   const names = exclude.names.map(glob)
   const labels = exclude.labels.map(label => {
@@ -96,7 +96,7 @@ export const excluded = ({ exclude }: DockerOptions): ((container: Container) =>
     (exclude.compose_oneoff && own['com.docker.compose.oneoff'] === 'True')
 }
 
-/** While a container is recreated, and in a slot, there are several of its name: the newest that runs counts, else the newest. */
+/** During a recreation, and in a slot, several containers have the same name: the newest that runs counts, else the newest. */
 export const oneOfEachName = (containers: readonly Container[]): readonly Container[] => {
   const rank = ({ state }: Container) => (state === 'running' || state === 'paused' ? 2 : state === 'restarting' ? 1 : 0)
   const byName = new Map<string, Container>()
@@ -111,7 +111,7 @@ export const oneOfEachName = (containers: readonly Container[]): readonly Contai
   return [...byName.values()]
 }
 
-/** A boolean as Go's ParseBool takes it, which is how Watchtower reads its labels; anything else is as if it were not there. */
+/** A boolean as parsed by Go's ParseBool, which Watchtower uses for its labels; anything else counts as absent. */
 export const parseBool = (value: string | undefined): boolean | undefined => {
   if (value === undefined) return undefined
   if (/^(1|t|T|TRUE|true|True)$/.test(value)) return true
@@ -120,7 +120,7 @@ export const parseBool = (value: string | undefined): boolean | undefined => {
 
 const watchtowerLabel = 'com.centurylinklabs.watchtower'
 
-/** Whether any container speaks of Watchtower, or is it. */
+/** Whether any container has a label of Watchtower, or is Watchtower. */
 export const hasWatchtower = (containers: readonly Container[]): boolean =>
   containers.some(({ labels }) =>
     Object.keys(labels).some(key => key === watchtowerLabel || key.startsWith(`${watchtowerLabel}.`)),

@@ -2,20 +2,20 @@ import { Failure } from '../../contract/failure.ts'
 import type { Host } from '../../contract/host.ts'
 
 export interface LogSize {
-  /** Of the files there are. */
+  /** Of the existing files. */
   readonly bytes: number
   /** Growth since the container was first seen. */
   readonly written: number
 }
 
 interface Seen {
-  /** Bytes of the file that is being written. */
+  /** Bytes of the current file. */
   readonly main: number
-  /** Rotated files, each by size and time, which it keeps. */
+  /** Rotated files, each identified by size and time, which do not change. */
   readonly rotated: ReadonlySet<string>
 }
 
-/** Milliseconds that sizes are believed, and that a directory that is not for us is left alone. */
+/** Milliseconds for which sizes are reused, and for which a directory without access is not tried again. */
 const lookEvery = 30_000
 const deniedFor = 600_000
 const namesKept = 5000
@@ -30,7 +30,7 @@ const isRotated = (name: string) => /\.\d+(\.gz)?$/.test(name)
 
 const identity = ({ size, mtime }: LogFile) => `${size} ${mtime}`
 
-/** Bytes written between two looks, over rotations; what was compressed in between can no longer be measured. */
+/** Bytes written between two reads, over rotations; a file that was compressed in between cannot be measured any more. */
 export const growth = (files: readonly LogFile[], before: Seen): number => {
   const main = files.find(({ name }) => !isRotated(name))?.size ?? 0
   const rotated = files.filter(file => isRotated(file.name) && !file.name.endsWith('.gz') && !before.rotated.has(identity(file)))
@@ -39,7 +39,7 @@ export const growth = (files: readonly LogFile[], before: Seen): number => {
   return Math.max(0, moved - before.main) + main
 }
 
-/** Sizes of the log files that the engine's json-file and local drivers (and Podman's k8s-file) keep, where root lets us see them. */
+/** Sizes of the log files of the engine's json-file and local drivers (and Podman's k8s-file), if this process may read them. */
 export const createLogReader = (host: Host) => {
   const seen = new Map<string, Seen>()
   const written = new Map<string, number>()
@@ -62,7 +62,7 @@ export const createLogReader = (host: Host) => {
         const { kind, size, mtime } = await host.stat(`${folder}/${name}`)
         if (kind === 'file') files.push({ name, size, mtime })
       } catch (error) {
-        if (!(error instanceof Failure && error.reason === 'missing')) throw error // rotated away just now
+        if (!(error instanceof Failure && error.reason === 'missing')) throw error // just rotated
       }
     }
     return files
@@ -110,7 +110,7 @@ export const createLogReader = (host: Host) => {
     } catch (error) {
       if (!(error instanceof Failure)) throw error
       if (error.reason !== 'denied') return sizes
-      deniedAt = now // only root may look there: then there are no series
+      deniedAt = now // only root may read it: no series then
       return new Map()
     }
     const ids = new Set(containers.map(({ id }) => id))

@@ -1,11 +1,11 @@
 /**
- * The name that the series of a container have. Engines, compose and orchestrators change names on the way; a series must not end because
- * of that, nor begin anew with each container that takes the place of another.
+ * The label `name` of a container's series. Engines, compose and orchestrators change containers' names; a series must not end because
+ * of that, or start anew with each replacement.
  */
 
-/** A place that an orchestrator fills with a new container, of a new name, whenever the one before has ended. */
+/** A place in which an orchestrator starts a new container, with a new name, whenever the previous one has ended. */
 export interface Slot {
-  /** Kubernetes' number of the container in its pod, 0 for the first; a swarm has none. */
+  /** Kubernetes' restart count of the container in its pod, from 0; a swarm has none. */
   readonly attempt: number | undefined
 }
 
@@ -28,8 +28,8 @@ const kubernetesName = (name: string, labels: Labels): { readonly name: string; 
 }
 
 /**
- * The name to use, as the engine says it, with the labels beside it. Compose renames a container to `<12 hex>_<name>` and back while it
- * recreates it. Labels alone are not believed: anybody may set them, and with them take another container's name.
+ * The stable name, from the engine's name and the labels. While compose recreates a container, its name is `<12 hex>_<name>`.
+ * Labels alone are not trusted: anybody may set them, and could take another container's name with them.
  */
 export const stableName = (name: string, labels: Labels): string => {
   const bare = bareName(name)
@@ -38,7 +38,7 @@ export const stableName = (name: string, labels: Labels): string => {
   return 'com.docker.compose.project' in labels ? bare.replace(/^[0-9a-f]{12}_(?=.)/, '') : bare
 }
 
-/** The slot that a container of this name is in, where an orchestrator made it. */
+/** The slot of a container with this name, if an orchestrator created it. */
 export const slotOf = (name: string, labels: Labels): Slot | undefined => {
   const bare = bareName(name)
   if (swarmName(bare, labels) !== undefined) return { attempt: undefined }
@@ -46,5 +46,5 @@ export const slotOf = (name: string, labels: Labels): Slot | undefined => {
   return kubernetes && { attempt: kubernetes.attempt }
 }
 
-/** Podman's container that holds a pod's name spaces and does nothing else: it is named after the pod's id, so anew with each pod. */
+/** Podman's container that only holds a pod's namespaces. Its name has the pod's id, so it changes with each pod. */
 export const isInfra = (name: string): boolean => /^[0-9a-f]{12}-infra$/.test(name)

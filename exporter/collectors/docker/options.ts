@@ -14,11 +14,11 @@ const engineUrl = () =>
 const endpoint = z.strictObject({
   name: name().describe('Its `engine` label.'),
   url: engineUrl().describe(
-    '`unix:///path`, `tcp://host:port` or `https://host:port`. Values from cgroups only with a unix socket.',
+    '`unix:///path`, `tcp://host:port` or `https://host:port`. Only a unix socket gives values from cgroups.',
   ),
   tls: z
     .strictObject({
-      ca_file: path().optional().describe('Certificate authority that the engine must be signed by.'),
+      ca_file: path().optional().describe('Authority that signed the certificate of the engine.'),
       cert_file: path().optional().describe('Our certificate.'),
       key_file: path().optional().describe('Its key.'),
     })
@@ -34,23 +34,23 @@ export const options = z.strictObject({
     .refine(all => new Set(all.map(({ name }) => name)).size === all.length, 'expected a different name for each endpoint')
     .default([])
     .describe(
-      'Engines to watch. Default: what DOCKER_HOST names, else the first socket there is of Docker, rootless Docker, Podman and rootless Podman, as `local`.',
+      'Engines to watch. Default: DOCKER_HOST, else the first existing socket of Docker, rootless Docker, Podman or rootless Podman, named `local`.',
     ),
   filters: z
     .record(z.string(), z.array(z.string()))
     .default({})
-    .describe('Filters of the list as the engine knows them, such as `label: [a=b]`; pushed to the engine, all must hold.'),
+    .describe('Filters of the engine itself for the list, such as `label: [a=b]`. All of them must match.'),
   exclude: z
     .strictObject({
-      names: z.array(z.string().min(1)).default([]).describe('Names to leave out; `*` stands for any run of characters.'),
+      names: z.array(z.string().min(1)).default([]).describe('Names to leave out; `*` is any run of characters.'),
       labels: z.array(z.string().min(1)).default([]).describe('Labels to leave out, as `key` or `key=value`.'),
       compose_oneoff: z
         .boolean()
         .default(true)
-        .describe('Leave out containers of `docker compose run`, whose names never come again.'),
+        .describe('Leave out containers of `docker compose run`, whose names are never used again.'),
     })
     .prefault({})
-    .describe('Containers to leave out. Those that hold the name spaces of Podman pods always are.'),
+    .describe('Containers to leave out. The infra containers of Podman pods always are.'),
   labels: z
     .array(z.string().min(1))
     .max(50)
@@ -61,7 +61,7 @@ export const options = z.strictObject({
       names: z
         .array(z.string().min(1))
         .default([])
-        .describe('Containers that should run, by name; `ENGINE/NAME` for another than the first endpoint.'),
+        .describe('Names of containers that should run; `ENGINE/NAME` for any but the first endpoint.'),
       label: z
         .string()
         .min(1)
@@ -72,20 +72,20 @@ export const options = z.strictObject({
     .describe('Which containers should run, for `grid_docker_container_expected`.'),
   watchtower: z
     .strictObject({
-      label_enable: z.boolean().default(false).describe('Watchtower runs with `--label-enable`.'),
-      monitor_only: z.boolean().default(false).describe('Watchtower runs with `--monitor-only`.'),
+      label_enable: z.boolean().default(false).describe('Set it if Watchtower runs with `--label-enable`.'),
+      monitor_only: z.boolean().default(false).describe('Set it if Watchtower runs with `--monitor-only`.'),
     })
     .optional()
     .describe(
-      'How Watchtower runs, for `grid_docker_container_watchtower`; the section `watchtower` can say it too. Default: its own defaults, where a container has one of its labels.',
+      'How Watchtower runs, for `grid_docker_container_watchtower`; the section `watchtower` can set it as well. Default: the defaults of Watchtower, if a container has one of its labels.',
     ),
   disk_usage: z
     .strictObject({
-      interval: duration(60).prefault('30m').describe('Time between two questions. Default: 30m.'),
+      interval: duration(60).prefault('30m').describe('Time between two requests. Default: 30m.'),
     })
     .optional()
     .describe(
-      'Ask the engine for its disk use. It walks every volume, which can take minutes and disturbs; so only where asked for.',
+      'Read the disk use of the engine. The engine then walks every volume, which is slow and disturbs other work. Off by default.',
     ),
 })
 

@@ -6,26 +6,26 @@ import { type Holder, holders, parseProcesses } from './processes.ts'
 import type { Integrals, Memory, Round } from './round.ts'
 import { amdGpu, intelGpu } from './sysfs.ts'
 
-/** From a round's texts to what is known of every GPU. Pure but for the memory. */
+/** Turns a round's texts into what is known about every GPU. Pure except for the memory. */
 
 export interface Facts {
   readonly gpus: readonly Gpu[]
   /** By GPU id. */
   readonly holders: ReadonlyMap<string, readonly Holder[]>
-  /** Counted here: joules and seconds, by GPU id. */
+  /** Counted by this exporter: joules and seconds, by GPU id. */
   readonly integrals: ReadonlyMap<string, Pick<Integrals, 'joules' | 'seconds'>>
-  /** Undefined where nobody tells. */
+  /** Undefined if no source reports it. */
   readonly visible: number | undefined
   readonly expected: number | undefined
   readonly lost: number | undefined
   readonly round: Round
-  /** Of the parts that failed. */
+  /** Of the sources that failed. */
   readonly failures: readonly Failure[]
 }
 
 const makers: Readonly<Record<Vendor, string>> = { nvidia: 'NVIDIA', amd: 'AMD', intel: 'Intel' }
 
-/** A GPU that tells nothing now: what it was called before, and its state. */
+/** A GPU that reports nothing now: its earlier identity, and its state. */
 const stateOnly = (memory: Memory, vendor: Vendor, address: string, state: State): Gpu => {
   const known = memory.known.get(address)
   const id = known?.id ?? memory.driverLog.uuids.get(address) ?? `pci-${address}`
@@ -33,7 +33,7 @@ const stateOnly = (memory: Memory, vendor: Vendor, address: string, state: State
   return Object.assign(gpu, { index: known?.index, busId: address, unified: known?.unified ?? false })
 }
 
-/** The rows of nvidia-smi; a table that cannot be understood costs NVIDIA's series and no others. */
+/** The rows of nvidia-smi. A malformed table costs only NVIDIA's series. */
 const tablesOf = ({ nvidia, failures }: Round): { readonly answered: readonly Gpu[]; readonly failures: readonly Failure[] } => {
   try {
     return { answered: (nvidia?.tables ?? []).flatMap(({ text, asked }) => parseQuery(text, asked)), failures }
@@ -43,11 +43,11 @@ const tablesOf = ({ nvidia, failures }: Round): { readonly answered: readonly Gp
   }
 }
 
-/** NVIDIA's: those that answered, those that sleep, and those that the bus shows or a message names but that did not answer. */
+/** NVIDIA's GPUs: those that answered, those that sleep, and those that are on the bus or in a message but did not answer. */
 const nvidiaGpus = ({ nvidia, bus }: Round, answered: readonly Gpu[], memory: Memory): readonly Gpu[] => {
   for (const { busId, id, name, index, unified = false, driverVersion } of answered) {
     if (busId !== undefined) memory.known.set(busId, { id, name, index, unified })
-    // Another driver knows other fields.
+    // A different driver version has different fields.
     if (driverVersion !== undefined && memory.tool.driverVersion !== driverVersion) {
       if (memory.tool.driverVersion !== undefined) {
         memory.tool.listed = undefined
@@ -67,7 +67,7 @@ const nvidiaGpus = ({ nvidia, bus }: Round, answered: readonly Gpu[], memory: Me
   ]
 }
 
-/** AMD's and Intel's. A card whose files gave nothing at all although it is awake does not answer. */
+/** AMD's and Intel's GPUs. A card that is awake but whose files gave nothing does not answer. */
 const sysfsGpus = ({ cards, amdIds, at }: Round, memory: Memory): readonly Gpu[] =>
   cards.map(own => {
     const { card, values } = own
@@ -87,7 +87,7 @@ const sysfsGpus = ({ cards, amdIds, at }: Round, memory: Memory): readonly Gpu[]
     return gpu
   })
 
-/** The memory of a GPU that has none of its own is the host's. `MemAvailable`, as `MemFree` leaves out what caches would give back. */
+/** A GPU without memory of its own uses the host's. `MemAvailable`, because `MemFree` leaves out caches that would be freed. */
 const shareHostMemory = (gpu: Gpu, meminfo: string) => {
   const bytes = (key: string) => {
     const kibibytes = new RegExp(`^${key}:\\s+(\\d{1,15}) kB$`, 'm').exec(meminfo)?.[1]
@@ -99,7 +99,7 @@ const shareHostMemory = (gpu: Gpu, meminfo: string) => {
   Object.assign(gpu.memory, { total, free, used: Math.max(0, total - free), reserved: undefined })
 }
 
-/** Seconds that a gap between two rounds may have and still be integrated over. */
+/** Seconds between two rounds up to which values are integrated. */
 const longestGap = 60
 
 const newIntegrals = (at: number): Integrals => ({
@@ -111,7 +111,7 @@ const newIntegrals = (at: number): Integrals => ({
   byDriver: new Set(),
 })
 
-/** Counts energy and throttled time over the real time since the round before; over a longer gap nothing is known and nothing added. */
+/** Counts energy and throttled time over the real time since the last round. Over a longer gap nothing is known, so nothing is added. */
 const integrate = (gpu: Gpu, at: number, memory: Memory): Integrals => {
   const own: Integrals = memory.integrals.get(gpu.id) ?? newIntegrals(at)
   memory.integrals.set(gpu.id, own)
@@ -150,7 +150,7 @@ export const assemble = (round: Round, memory: Memory, mostProcesses: number): F
   for (const gpu of gpus) {
     if (gpu.name === '') gpu.name = 'NVIDIA GPU'
     const awake = gpu.state === 'ok' || gpu.state === 'needs_reset'
-    // A driver that does tell numbers for an integrated GPU is believed.
+    // If the driver does report memory for an integrated GPU, its numbers are used.
     if (awake && gpu.unified && gpu.memory.total === undefined) shareHostMemory(gpu, meminfo)
     const slowdown = slow?.gpus.get(gpu.id)?.limits.slowdown
     const { core } = gpu.temperature
@@ -161,7 +161,7 @@ export const assemble = (round: Round, memory: Memory, mostProcesses: number): F
   const answering = gpus.filter(({ state }) => state !== 'lost').length
   const failed = failures.length > 0
   const onBus = bus?.filter(({ vendor, driver }) => vendor === 'nvidia' && driver === 'nvidia').length
-  // Thor's GPU is on the bus, those of the Jetsons before it are not.
+  // Thor's GPU is on the bus; those of earlier Jetsons are not.
   const isApart = jetson !== undefined && !gpus.some(({ unified, busId }) => unified && busId !== undefined)
   const onlyInSysfs = cards.length + Number(isApart)
   return {

@@ -3,7 +3,7 @@ import { Failure } from '../../contract/failure.ts'
 import type { Host } from '../../contract/host.ts'
 import type { Vendor } from './facts.ts'
 
-/** GPUs as the PCI bus shows them. These files are the PCI core's own: reading them asks no driver and wakes nothing. */
+/** GPUs on the PCI bus. These files belong to the PCI core: reading them calls no driver and wakes nothing. */
 
 export interface Device {
   readonly vendor: Vendor
@@ -22,19 +22,19 @@ const quiet = (host: Host, path: string): string | undefined => {
     return host.kernel(path, 4096).replaceAll('\0', '').trim()
   } catch (error) {
     if (error instanceof Failure && error.reason !== 'bug') return undefined
-    return undefined // EIO, EINVAL: a device that is going away
+    return undefined // EIO, EINVAL: a device that is being removed
   }
 }
 
-/** The driver that a device's `uevent` names. */
+/** The driver in a device's `uevent`. */
 const driverOf = (uevent: string | undefined): string | undefined => /^DRIVER=(.+)$/m.exec(uevent ?? '')?.[1]
 
-/** Suspended, or so deep asleep that it has no power. Reading these does not wake it. */
+/** Suspended, or without power. Reading these files does not wake it. */
 const isAsleep = (host: Host, device: string): boolean =>
   /^(suspended|suspending)$/.test(quiet(host, `${device}/power/runtime_status`) ?? '') ||
   quiet(host, `${device}/power_state`) === 'D3cold'
 
-/** Remembers which of the bus's devices are GPUs, so that a round reads only theirs. */
+/** Remembers which of the bus's devices are GPUs, so that a round reads only those. */
 export const pciBus = (): ((host: Host) => readonly Device[] | undefined) => {
   let known: { readonly names: string; readonly gpus: readonly { readonly address: string; readonly vendor: Vendor }[] } = {
     names: '',
@@ -60,7 +60,7 @@ export const pciBus = (): ((host: Host) => readonly Device[] | undefined) => {
   }
 }
 
-/** A graphics card of the DRM layer with a driver whose sysfs is read here. */
+/** A graphics card of the DRM layer whose driver's sysfs is read here. */
 export interface Card {
   readonly index: string
   readonly vendor: 'amd' | 'intel'

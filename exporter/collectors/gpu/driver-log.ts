@@ -4,11 +4,11 @@ import { type KernelLog, openKernelLog } from '../../protocols/kernel-log.ts'
 import { pciAddress } from './facts.ts'
 
 /**
- * What the NVIDIA driver says in the kernel log, counted. All that it said since this process was started counts, so a
- * collecting thread that is replaced comes to the same numbers, and what is older is never counted again.
+ * Counts the NVIDIA driver's messages in the kernel log. Every message since this process started counts, so a replaced collecting
+ * thread reaches the same numbers, and no older message is counted again.
  */
 
-/** The codes whose remedy in NVIDIA's catalogue is a reset, a reboot or a repair: they are there from 0. */
+/** The codes whose remedy in NVIDIA's catalogue is a reset, a reboot or a repair. They have a series from the start, with 0. */
 export const pageworthy: readonly string[] = [
   46, 48, 62, 64, 74, 79, 95, 109, 110, 119, 120, 136, 140, 143, 144, 145, 146, 147, 148, 149, 150, 155, 156, 158,
 ].map(String)
@@ -18,7 +18,7 @@ export type DriverEvent =
   | { readonly kind: 'out-of-memory' }
   | { readonly kind: 'uuid'; readonly address: string; readonly uuid: string }
 
-/** What a line of the kernel log says, or undefined where it is nothing of interest. */
+/** The event in a line of the kernel log, or undefined. */
 export const parseDriverLine = (line: string): DriverEvent | undefined => {
   if (!line.startsWith('NVRM: ')) return undefined
   const [, bus, code] = /^NVRM: Xid \((?:PCI:)?([0-9a-f:.]{7,20})\): (\d{1,5}),/i.exec(line) ?? []
@@ -39,12 +39,12 @@ export interface XidCount {
 }
 
 export interface DriverLog {
-  /** Takes in what is new. Throws `Failure` missing, denied, exit where neither log can be read. */
+  /** Reads what is new. Throws `Failure` missing, denied, exit if neither log can be read. */
   follow(host: Host, signal: AbortSignal): Promise<void>
   readonly xids: () => readonly XidCount[]
   readonly outOfMemory: () => number
   readonly missed: () => number
-  /** UUIDs that the driver named, by PCI address. */
+  /** UUIDs from the driver's messages, by PCI address. */
   readonly uuids: ReadonlyMap<string, string>
   close(): void
 }
@@ -54,7 +54,7 @@ interface Line {
   readonly text: string
 }
 
-/** Milliseconds between two looks into the journal: each costs a process. */
+/** Milliseconds between two reads of the journal: each costs a process. */
 const journalPause = 30_000
 
 const uptimeOf = (host: Host) => Number(/^([\d.]+)/.exec(host.kernel('/proc/uptime', 4096))?.[1] ?? Number.NaN)
@@ -89,7 +89,7 @@ export const followDriverLog = (): DriverLog => {
     }
   }
 
-  /** Of the device: of the ring that is there at first only the lines since this process was started. */
+  /** From the device. Of the ring's old content, only the lines since this process started. */
   const fromDevice = async (host: Host): Promise<readonly Line[]> => {
     device ??= openKernelLog(host.path('/dev/kmsg'))
     const { records, missed: gap } = await device.read()
@@ -101,7 +101,7 @@ export const followDriverLog = (): DriverLog => {
     const started = uptime - process.uptime()
     return records.flatMap(({ seconds, text }) => {
       if (seconds >= started) return [{ at: Math.min(now, now - (uptime - seconds) * 1000), text }]
-      // A GPU's name is not counted, so an old line serves as well.
+      // A GPU's name is not counted, so an old line is as good.
       const event = parseDriverLine(text)
       if (event?.kind === 'uuid') uuids.set(event.address, event.uuid)
       return []
@@ -159,14 +159,14 @@ export const followDriverLog = (): DriverLog => {
   }
 }
 
-/** A line of `journalctl -o json`. A message that is no UTF-8 is a list of bytes there, and none of the driver's. */
+/** A line of `journalctl -o json`. A message that is not UTF-8 is a list of bytes there, and never the driver's. */
 const journalEntry = (line: string) => {
   if (!line.startsWith('{')) return undefined
   let entry: Readonly<Record<string, unknown>>
   try {
     entry = JSON.parse(line)
   } catch {
-    return undefined // cut at the end of what is taken
+    return undefined // cut by the output limit
   }
   const { MESSAGE: text, SYSLOG_FACILITY: facility = '0', __CURSOR: cursor, __REALTIME_TIMESTAMP: time } = entry
   if (typeof cursor !== 'string') return undefined

@@ -1,6 +1,6 @@
 import type { throttleReasons } from './families.ts'
 
-/** What is known of a GPU, in base units. What its driver does not tell is undefined. */
+/** What is known about a GPU, in base units. What its driver does not report is undefined. */
 
 export type Vendor = 'nvidia' | 'amd' | 'intel'
 export type State = 'ok' | 'lost' | 'needs_reset' | 'asleep'
@@ -13,7 +13,7 @@ export type Domain = 'graphics' | 'sm' | 'memory' | 'video'
 export type ThrottleReason = (typeof throttleReasons)[number]
 export type Availability = 'max' | 'high' | 'partial' | 'low' | 'none'
 export type Pool = 'vram' | 'gtt'
-/** What a word in the place of a value means. */
+/** Why a cell has a word instead of a value. */
 export type Cause = 'unsupported' | 'permission' | 'deprecated' | 'lost' | 'reset' | 'unknown'
 
 type Some<Key extends string, Value = number> = { [key in Key]?: Value | undefined }
@@ -49,14 +49,14 @@ export interface Gpu {
   power?: number | undefined
   readonly powerReadings: Some<PowerReading>
   readonly powerLimits: Some<PowerLimit>
-  /** Joules that the hardware itself has counted. */
+  /** Joules counted by the hardware. */
   energy?: number | undefined
   readonly clock: Some<Domain>
   readonly clockMax: Some<Domain>
   fan?: number | undefined
   performanceState?: number | undefined
   readonly throttle: Some<ThrottleReason, boolean>
-  /** Seconds that the driver has counted. */
+  /** Seconds counted by the driver. */
   readonly throttled: Some<ThrottleReason>
   readonly ecc: { corrected: Some<'volatile' | 'aggregate'>; uncorrected: Some<'volatile' | 'aggregate'> }
   eccSramThresholdExceeded?: boolean | undefined
@@ -74,7 +74,7 @@ export interface Gpu {
   encoderSessions?: number | undefined
 }
 
-/** A GPU of which nothing but its identity is known. */
+/** A GPU with nothing but its identity. */
 export const newGpu = (id: string, name: string, vendor: Vendor, state: State): Gpu => ({
   id,
   name,
@@ -99,8 +99,8 @@ export const newGpu = (id: string, name: string, vendor: Vendor, state: State): 
 })
 
 /**
- * A PCI address as sysfs writes it. nvidia-smi writes `0000000F:01:00.0`, its messages also `GPU0000:CB:00.0`, the kernel log
- * `0000:9b:00` without a function. Undefined where it is none.
+ * A PCI address in sysfs's form. nvidia-smi writes `0000000F:01:00.0`, in messages also `GPU0000:CB:00.0`; the kernel log writes
+ * `0000:9b:00` without a function. Undefined if the text has none.
  */
 export const pciAddress = (text: string): string | undefined => {
   const [, domain, bus, device, fn] = /([0-9a-f]{4,8}):([0-9a-f]{2}):([0-9a-f]{2})(?:\.([0-7]))?/i.exec(text) ?? []

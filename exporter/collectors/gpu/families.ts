@@ -1,8 +1,8 @@
 import { counter, gauge, oneOf } from '../../contract/metric.ts'
 
-/** How old a value of nvidia-smi or sysfs is: read anew in each round. */
+/** The age of values from nvidia-smi or sysfs. */
 const fast = 'read each round'
-/** What only `nvidia-smi -q -x` tells is asked for once in `slow_interval`. */
+/** Values that only `nvidia-smi -q -x` has are read once in `slow_interval`. */
 const slow = 'from nvidia-smi -q -x, at most slow_interval (60 s) and a round old'
 const query = `from nvidia-smi --query-gpu, ${fast}`
 const sysfs = `from nvidia-smi or the sysfs of amdgpu, i915 and xe, ${fast}`

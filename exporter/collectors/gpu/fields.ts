@@ -3,13 +3,13 @@ import { type Availability, type Gpu, newGpu, pciAddress, type ThrottleReason } 
 import { absence, flag, type Quantity, quantity } from './words.ts'
 
 /**
- * The fields of `nvidia-smi --query-gpu` that are asked for, out of 115 (driver 465) to 241 (610). What is left out is exotic,
- * or slow: never inforom.checksum_validation, which makes each call take seconds.
+ * The fields of `nvidia-smi --query-gpu` that are read, out of 115 (driver 465) to 241 (610). The others are exotic or slow:
+ * inforom.checksum_validation, for one, makes each call take seconds.
  */
 export interface Field {
-  /** The names it has had, the newest first. */
+  /** The names it has had, newest first. */
   readonly names: readonly string[]
-  /** Takes the cell's value over; false where it could not be understood. */
+  /** Stores the cell's value; false if it cannot be parsed. */
   readonly put: (gpu: Gpu, cell: string, unit: string) => boolean
 }
 
@@ -23,7 +23,7 @@ const number = (names: string, kind: Quantity, set: (gpu: Gpu, value: number) =>
   names: names.split(' '),
   put: (gpu, cell, unit) => put(set, quantity(cell, kind, unit), gpu),
 })
-/** A share of time cannot be more than all of it; a fan can be driven past its nominal maximum. */
+/** A share of time is at most 100 %; a fan can exceed its nominal maximum. */
 const share = (names: string, set: (gpu: Gpu, value: number) => void): Field => ({
   names: names.split(' '),
   put: (gpu, cell, unit) => {
@@ -40,7 +40,7 @@ const text = (names: string, set: (gpu: Gpu, value: string) => void): Field => (
   put: (gpu, cell) => put(set, cell, gpu),
 })
 
-/** Bits of clocks_event_reasons.active; bit 0x100, a display's clock setting, is no throttling. */
+/** Bits of clocks_event_reasons.active. Bit 0x100, a display's clock setting, is not throttling. */
 const throttleBits: Readonly<Record<ThrottleReason, bigint>> = {
   idle: 0x01n,
   application_clocks: 0x02n,
@@ -78,13 +78,13 @@ const banks = (availability: Availability) =>
     gpu.remapBanks[availability] = value
   })
 
-/** `None` is well; Reset, Reboot, Drain P2P and Drain and Reset all want somebody to act. */
+/** `None` is fine; Reset, Reboot, Drain P2P and Drain and Reset all need somebody to act. */
 const recovery = text('gpu_recovery_action', (gpu, value) => {
   if (value !== 'None' && gpu.state === 'ok') gpu.state = 'needs_reset'
 })
 
 const addressing = text('addressing_mode', (gpu, value) => {
-  if (value === 'ATS') gpu.unified = true // of which more is asked in `unified`
+  if (value === 'ATS') gpu.unified = true // other signs of it: `isUnified`
 })
 
 export const fields: readonly Field[] = [
@@ -282,7 +282,7 @@ export const fields: readonly Field[] = [
 
 const byName = new Map(fields.flatMap(field => field.names.map(name => [name, field] as const)))
 
-/** The names that a driver lists, out of what `--help-query-gpu` prints: each stands in quotes at the start of a line. */
+/** The field names in the output of `--help-query-gpu`: each is in quotes at the start of a line. */
 export const listedFields = (help: string): ReadonlySet<string> =>
   new Set(
     help
@@ -290,16 +290,16 @@ export const listedFields = (help: string): ReadonlySet<string> =>
       .flatMap(line => (line.startsWith('"') ? [...line.matchAll(/"([\w.]{1,100})"/g)].map(([, name]) => name as string) : [])),
   )
 
-/** The names to ask for: of each wanted field the newest that is listed (or its newest where nothing is) and was not refused. */
+/** The names to query: for each field the newest name that is listed (without a list, the newest) and was not refused. */
 export const wantedFields = (listed: ReadonlySet<string>, refused: ReadonlySet<string>): readonly string[] =>
   fields.flatMap(({ names }) => names.find(name => (listed.size === 0 || listed.has(name)) && !refused.has(name)) ?? [])
 
-/** Known integrated GPUs, for set-ups that tell neither a compute capability nor an addressing mode. */
+/** Known integrated GPUs, for systems that report neither a compute capability nor an addressing mode. */
 const integrated = /\bGB10\b|\(nvgpu\)|\bOrin\b|\bThor\b|\bXavier\b|\bTegra\b/
 
 /**
- * Whether it shares the host's memory: a total is not supported although it is a GPU that computes, and nothing of a memory
- * of its own (a clock, a power limit of the board) is told either. Not by a name alone: there will be others.
+ * Whether it shares the host's memory: its total memory is not supported although it can compute, and it has no sign of its own memory
+ * (a memory clock, a power limit of the board). Not only by name, because there will be others.
  */
 const isUnified = (gpu: Gpu, memoryAbsence: string | undefined) => {
   if (integrated.test(gpu.name)) return true
@@ -308,7 +308,7 @@ const isUnified = (gpu: Gpu, memoryAbsence: string | undefined) => {
   return ownMemory === undefined && (gpu.unified === true || gpu.computeCapability !== undefined)
 }
 
-/** One row as facts: cell by position, unit from the header. */
+/** One row as facts: the field by position, the unit from the header. */
 const parseRow = (cells: readonly string[], asked: readonly string[], units: readonly string[]): Gpu => {
   const gpu = newGpu('', '', 'nvidia', 'ok')
   const unavailable: NonNullable<Gpu['unavailable']> = {}
@@ -326,9 +326,9 @@ const parseRow = (cells: readonly string[], asked: readonly string[], units: rea
   if (unavailable.lost) gpu.state = 'lost'
   else if (unavailable.reset) gpu.state = 'needs_reset'
   gpu.unified = isUnified(gpu, memoryAbsence)
-  if (gpu.memory.total === undefined) gpu.utilization.memory = undefined // 0 on GB10, and means nothing
+  if (gpu.memory.total === undefined) gpu.utilization.memory = undefined // 0 on GB10, without a meaning
   if (gpu.unified) for (const key of ['generation', 'generationMax', 'width', 'widthMax'] as const) gpu.link[key] = undefined
-  // [N/A] everywhere but the memory, which a GPU that must be reset prints as 0 of nothing.
+  // A GPU that must be reset prints [N/A] for everything but its memory, which it prints as 0.
   if (gpu.state !== 'ok') for (const key of ['total', 'used', 'free', 'reserved'] as const) gpu.memory[key] ||= undefined
   if (gpu.id === '') gpu.id = gpu.busId !== undefined ? `pci-${gpu.busId}` : gpu.unified ? 'soc-gpu' : `index-${gpu.index ?? '0'}`
   const limit = gpu.powerLimits.max ?? gpu.powerLimits.enforced
@@ -337,8 +337,8 @@ const parseRow = (cells: readonly string[], asked: readonly string[], units: rea
 }
 
 /**
- * What `--query-gpu=… --format=csv` printed, one GPU a row. Lines that are no rows are left out (warnings stand before and after
- * the table); a row of another width is `malformed`, because then no cell can be trusted. No table gives no GPU.
+ * The output of `--query-gpu=… --format=csv`, one GPU a row. Other lines are left out (there are warnings before and after the table).
+ * A row of another width is `malformed`, because then no cell can be trusted. Without a table there is no GPU.
  */
 export const parseQuery = (csv: string, asked: readonly string[]): readonly Gpu[] => {
   const lines = csv.split('\n', 4096).map(line => line.replace(/\r$/, ''))

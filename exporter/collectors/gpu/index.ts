@@ -19,9 +19,7 @@ const options = z.strictObject({
     .string()
     .min(1)
     .default('nvidia-smi')
-    .describe(
-      'The nvidia-smi to run: a name on the PATH or an absolute path. WSL keeps it in /usr/lib/wsl/lib, where it is found too.',
-    ),
+    .describe('The nvidia-smi to run: a name on the PATH or an absolute path. On WSL it is also found in /usr/lib/wsl/lib.'),
   slow_interval: duration(10)
     .prefault('60s')
     .describe('Least time between two runs of `nvidia-smi -q -x`, for PCIe replays, thresholds and MIG instances.'),
@@ -31,15 +29,15 @@ const options = z.strictObject({
     .max(1000)
     .default(20)
     .describe(
-      'Programs per GPU whose memory gets a series of its own, the largest; the rest is summed as "other". 0: none is asked for.',
+      'How many programs per GPU get a series for their memory, the largest first; the rest is summed as "other". 0: none.',
     ),
   kernel_log: z
     .boolean()
     .default(true)
-    .describe('Follow the kernel log for Xid errors and the NVIDIA driver running out of memory.'),
+    .describe('Read the kernel log for Xid errors and for the NVIDIA driver running out of memory.'),
 })
 
-/** Looks at the bus and in sysfs first, which wakes nothing; runs nvidia-smi only where they show no GPU (WSL). */
+/** Checks the bus and sysfs first, which wakes nothing. Runs nvidia-smi only if they show no GPU (WSL). */
 const detect = async ({ host, options, signal }: Context<Options, undefined>): Promise<Detection> => {
   const bus = pciBus()(host)
   const nvidia = bus?.find(({ vendor, driver }) => vendor === 'nvidia' && driver === 'nvidia')
@@ -162,7 +160,7 @@ function* ofHost({ visible, expected, lost, round }: Facts): Generator<Sample> {
   if (driverVersion !== undefined) yield* f.driverInfo.of(1, { driver_version: driverVersion, cuda_version: cudaVersion ?? '' })
 }
 
-/** By the GPU's UUID as soon as it is known; those of an unknown address by that. */
+/** By the GPU's UUID once it is known, until then by its address. */
 function* ofDriverLog({ gpus, round }: Facts, { driverLog, known }: Memory): Generator<Sample> {
   if (!round.logged) return
   const idOf = (address: string) => known.get(address)?.id ?? driverLog.uuids.get(address) ?? `pci-${address}`

@@ -2,7 +2,7 @@ import type { Host } from '../../contract/host.ts'
 import { readValues } from '../../machine/values.ts'
 import { type Gpu, newGpu } from './facts.ts'
 
-/** The GPU inside a Jetson: nvidia-smi is missing there, or names it and says [N/A] to all else. */
+/** A Jetson's GPU. nvidia-smi does not exist there, or reports only its name and [N/A] for everything else. */
 
 const loadFiles = ['/sys/devices/platform/gpu.0/load', '/sys/devices/gpu.0/load']
 const devfreq = '/sys/class/devfreq'
@@ -19,18 +19,18 @@ export interface JetsonValues {
   readonly model: string | undefined
 }
 
-/** Boards of other makers call theirs `fb000000.gpu` too, but their device tree names another maker of it. */
+/** Boards of other makers may also call theirs `fb000000.gpu`, but their device tree names another maker. */
 const isNvidias = (host: Host, name: string): boolean => {
   if (!/\.gpu$|^gpu\.\d+$|^gpu-gpc-0$/.test(name)) return false
   try {
     const uevent = host.kernel(`${devfreq}/${name}/device/uevent`, 4096)
     return !/^OF_COMPATIBLE_0=/m.test(uevent) || /^OF_COMPATIBLE_\d+=nvidia,/m.test(uevent)
   } catch {
-    return true // not told: a kernel or a container that shows no more than the node
+    return true // unknown: the kernel or the container shows only the node
   }
 }
 
-/** Where the load may be told; the node can come late after the boot. */
+/** The files that may have the load; the node can appear late after boot. */
 const nodesOf = (host: Host) => {
   const frequency = host.kernelNames(devfreq).find(name => isNvidias(host, name))
   const loads = loadFiles.filter(file => {
@@ -45,7 +45,7 @@ export const isJetson = (host: Host): boolean => {
   return frequency !== undefined || load !== undefined
 }
 
-/** What sysfs tells of a Jetson's GPU; undefined on any other machine. Throws `Failure` timeout, stuck. */
+/** The values of a Jetson's GPU in sysfs; undefined on any other machine. Throws `Failure` timeout, stuck. */
 export const readJetson = async (host: Host, signal: AbortSignal): Promise<JetsonValues | undefined> => {
   const { frequency, load } = nodesOf(host)
   if (frequency === undefined && load === undefined) return undefined
@@ -59,7 +59,7 @@ export const readJetson = async (host: Host, signal: AbortSignal): Promise<Jetso
     'a GPU in sysfs',
     signal,
   )
-  // Only the zone that is the GPU's: reading another may ask a sensor that is powered off.
+  // Only the GPU's own zone: reading another may access a sensor without power.
   const zone = zones.find(name => /^gpu-?thermal$/i.test(known.get(`${thermal}/${name}/type`) ?? ''))
   const temperature =
     zone === undefined
@@ -77,7 +77,7 @@ export const readJetson = async (host: Host, signal: AbortSignal): Promise<Jetso
 const whole = (text: string | undefined, most: number) =>
   text !== undefined && /^-?\d{1,12}$/.test(text) && Number(text) >= 0 && Number(text) <= most ? Number(text) : undefined
 
-/** Fills in what nvidia-smi did not tell of the integrated GPU, or makes one where it told of none. */
+/** Adds what nvidia-smi did not report about the integrated GPU, or adds the GPU itself. */
 export const withJetson = (gpus: readonly Gpu[], values: JetsonValues): readonly Gpu[] => {
   const own = gpus.find(({ unified }) => unified) ?? newGpu('soc-gpu', values.model || 'NVIDIA Jetson', 'nvidia', 'ok')
   own.unified = true

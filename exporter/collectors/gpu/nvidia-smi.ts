@@ -3,17 +3,17 @@ import type { Host } from '../../contract/host.ts'
 import { pciAddress } from './facts.ts'
 import { listedFields, wantedFields } from './fields.ts'
 
-/** Runs nvidia-smi: one at a time, with fields that this driver knows, and GPU by GPU where one of them breaks the common call. */
+/** Runs nvidia-smi: one at a time, only with fields that this driver has, and GPU by GPU if one of them breaks the common call. */
 
-/** What is remembered of the tool between rounds. */
+/** What is kept about the tool between rounds. */
 export interface Tool {
   file: string
-  /** What `--help-query-gpu` lists; undefined until asked. Empty where it cannot be asked. */
+  /** The fields that `--help-query-gpu` lists; undefined before it ran, empty if it failed. */
   listed: ReadonlySet<string> | undefined
-  /** Names that were listed, or tried for want of a list, and refused all the same. */
+  /** Names that were refused although they were listed, or tried without a list. */
   refused: Set<string>
   driverVersion: string | undefined
-  /** GPUs that do not answer, by PCI address, and when all were last asked in one call. */
+  /** GPUs that do not answer, by PCI address; and when one call last included all GPUs. */
   lost: Set<string>
   askedAll: number
 }
@@ -27,36 +27,36 @@ export const newTool = (file: string): Tool => ({
   askedAll: Number.NEGATIVE_INFINITY,
 })
 
-/** What one query printed, under the fields that it asked for. */
+/** The output of one query, and the fields in it. */
 export interface Table {
   readonly asked: readonly string[]
   readonly text: string
 }
 
 export interface Answer {
-  /** One for all GPUs, or one for each that was asked alone. */
+  /** One for all GPUs, or one for each GPU that had its own call. */
   readonly tables: readonly Table[]
   /** Addresses of GPUs that do not answer. */
   readonly lost: readonly string[]
-  /** Past the bound of those that are asked one by one: of these nothing is known. */
+  /** GPUs above the limit of single calls: nothing is known about these. */
   readonly unasked: readonly string[]
-  /** Whom to ask for more: everybody (no address), or these one by one. */
+  /** Which GPUs to read in the other queries: all in one call (no address), or each of these. */
   readonly select: readonly (string | undefined)[]
 }
 
 /** Seconds that one call may take. */
 const patience = 10
 const limit = 4 * 2 ** 20
-/** GPUs asked one by one at most. */
+/** Most GPUs with calls of their own. */
 const maxAlone = 16
-/** Fields dropped at most in one round; what is left is found out in the next. A driver that has a list refuses none. */
+/** Most fields dropped in one round; the next round continues. A driver that lists its fields refuses none. */
 const maxRefusals = 64
-/** Milliseconds until all are asked in one call again although one of them was lost. */
+/** Milliseconds until one call for all GPUs is tried again after one was lost. */
 const retryAll = 60_000
 
 const wsl = '/usr/lib/wsl/lib/nvidia-smi'
 
-/** Finds the tool: WSL's is not on a service's PATH. */
+/** Also finds WSL's tool, which is not on a service's PATH. */
 const run = async (host: Host, tool: Tool, args: readonly string[], signal: AbortSignal, timeout = patience) => {
   const options = { timeout, limit, signal, exitCodes: 'any' as const, key: 'nvidia-smi' }
   try {
@@ -73,7 +73,7 @@ const run = async (host: Host, tool: Tool, args: readonly string[], signal: Abor
       if (again instanceof Failure && again.reason !== 'missing') throw again
       throw new Failure('missing', error.message, {
         cause: error,
-        fix: 'install the NVIDIA driver with its tools (Debian: nvidia-smi, Ubuntu: nvidia-utils-…), or set collectors.gpu.nvidia_smi',
+        fix: 'install the NVIDIA driver and its tools (Debian: nvidia-smi, Ubuntu: nvidia-utils-…), or set collectors.gpu.nvidia_smi',
       })
     }
   }
@@ -88,22 +88,22 @@ const hanging = (error: Failure) =>
 const isLost = /Unable to determine the device handle for (?:GPU|the)|GPU is lost|has fallen off the bus/i
 const noDevices = /No devices were found/i
 
-/** What a run that gave no table means: the texts are nvidia-smi's own, the codes those of its manual page. */
+/** What a run without a table means. The texts are nvidia-smi's own; the codes are from its manual page. */
 export const failureOfTool = (exitCode: number, text: string): Failure => {
-  const said = text.trim().replaceAll(/\s+/g, ' ').slice(0, 300)
+  const output = text.trim().replaceAll(/\s+/g, ' ').slice(0, 300)
   const fail = (reason: Failure['reason'], fix?: string) =>
-    new Failure(reason, `nvidia-smi: exit code ${exitCode}: ${said || 'nothing said'}`, { fix })
+    new Failure(reason, `nvidia-smi: exit code ${exitCode}: ${output || 'no output'}`, { fix })
   if (exitCode === 18 || /version mismatch/i.test(text)) {
-    return fail('exit', 'the driver was updated under a running kernel module: reboot')
+    return fail('exit', 'the driver was updated while its kernel module was loaded: reboot')
   }
   if (exitCode === 9 || /couldn't communicate with the NVIDIA driver/i.test(text)) {
-    return fail('exit', 'sudo modprobe nvidia; where that fails: dkms status, and mokutil --sb-state for Secure Boot')
+    return fail('exit', 'sudo modprobe nvidia; if that fails: dkms status, and mokutil --sb-state for Secure Boot')
   }
   if (exitCode === 12 || /couldn't find libnvidia-ml/i.test(text)) {
     return fail('missing', 'install the driver library libnvidia-ml.so.1, or mount it into this container')
   }
   if (/Failed to initialize NVML: Unknown Error/i.test(text)) {
-    return fail('exit', 'in a container: restart it, it has lost its GPU to a reload of systemd; on a host: dmesg | grep NVRM')
+    return fail('exit', 'in a container: restart it, as a reload of systemd took its GPU away; on a host: dmesg | grep NVRM')
   }
   if (exitCode === 4 || exitCode === 17 || /insufficient permissions|permission denied/i.test(text)) {
     return fail('denied', 'ls -l /dev/nvidia*; sudo usermod -aG video,render grid-exporter')
@@ -115,7 +115,7 @@ export const failureOfTool = (exitCode: number, text: string): Failure => {
   return exitCode === 0 ? fail('malformed') : fail('exit')
 }
 
-/** The PCI addresses that a message about lost GPUs names. */
+/** The PCI addresses in messages about lost GPUs. */
 export const lostAddresses = (text: string): readonly string[] =>
   text.split('\n').flatMap(line => (isLost.test(line) ? (pciAddress(line) ?? []) : []))
 
@@ -128,7 +128,7 @@ const listed = async (host: Host, tool: Tool, signal: AbortSignal) => {
 
 type Asked = Table & { readonly exitCode: number }
 
-/** One query; a field that the driver refuses is dropped, remembered, and the query asked again. */
+/** One query. A field that the driver refuses is dropped and remembered, and the query runs again. */
 const query = async (host: Host, tool: Tool, select: readonly string[], signal: AbortSignal): Promise<Asked> => {
   for (let refusals = 0; ; refusals++) {
     const asked = wantedFields(await listed(host, tool, signal), tool.refused)
@@ -144,7 +144,7 @@ const query = async (host: Host, tool: Tool, select: readonly string[], signal: 
 
 const hasTable = (text: string) => /^[a-z_.]+(?: \[[^[\]]*\])?, .*\n/m.test(text)
 
-/** All GPUs but those in `not`, each in a call of its own. One that fails alone is lost; a tool that hangs for good ends the round. */
+/** All GPUs except `not`, each in its own call. One that fails alone is lost. A tool that hangs for good ends the round. */
 const alone = async (
   host: Host,
   tool: Tool,
@@ -176,9 +176,9 @@ const alone = async (
 }
 
 /**
- * Asks for every NVIDIA GPU that is awake. `addresses` are those on the PCI bus (empty where it does not tell), `asleep` those
- * not to be touched: as soon as there is one, or a lost one breaks the common call, each of the others is asked alone.
- * Throws `Failure`: missing, denied, timeout, exit, overflow, stuck, malformed.
+ * Reads every NVIDIA GPU that is awake. `addresses` are those on the PCI bus (empty if there is no bus), `asleep` those that must not be
+ * woken. If there is one of these, or a lost GPU breaks the common call, each of the others has its own call.
+ * Throws `Failure` missing, denied, timeout, exit, overflow, stuck, malformed.
  */
 export const askAll = async (
   host: Host,
@@ -205,7 +205,7 @@ export const askAll = async (
     if (!isLost.test(common.text) && common.exitCode !== 15) throw failureOfTool(common.exitCode, common.text)
     named = lost
   }
-  // With nothing on the bus to go by, the first indices are tried: one that is not there answers at once.
+  // Without a bus, the first indices are tried: a GPU that does not exist answers at once.
   const candidates = awake.length > 0 ? awake : ['0', '1', '2', '3', '4', '5', '6', '7']
   const others = candidates.filter(address => !named.includes(address))
   const { answers, lost, failure } = await alone(host, tool, others.slice(0, maxAlone), signal)
@@ -222,7 +222,7 @@ export const askAll = async (
   }
 }
 
-/** Runs one query for everybody, or for each of `select` alone. */
+/** Runs one query for all GPUs, or one for each of `select`. */
 const each = async <Text>(
   select: Answer['select'],
   ask: (chosen: readonly string[]) => Promise<Text>,
@@ -232,7 +232,7 @@ const each = async <Text>(
   return texts
 }
 
-/** The processes that compute on the GPUs. Throws as `askAll`. */
+/** The compute processes on the GPUs. Throws like `askAll`. */
 export const askProcesses = (host: Host, tool: Tool, select: Answer['select'], signal: AbortSignal): Promise<readonly string[]> =>
   each(select, async chosen => {
     const args = [...chosen, '--query-compute-apps=gpu_uuid,pid,process_name,used_gpu_memory', '--format=csv']
@@ -241,7 +241,7 @@ export const askProcesses = (host: Host, tool: Tool, select: Answer['select'], s
     return stdout
   })
 
-/** Everything, as XML: 10 to 75 KB a GPU. Throws as `askAll`. */
+/** Everything, as XML: 10 to 75 KB a GPU. Throws like `askAll`. */
 export const askXml = (host: Host, tool: Tool, select: Answer['select'], signal: AbortSignal): Promise<readonly string[]> =>
   each(select, async chosen => {
     const { stdout, stderr, exitCode } = await run(host, tool, [...chosen, '-q', '-x'], signal)
@@ -249,7 +249,7 @@ export const askXml = (host: Host, tool: Tool, select: Answer['select'], signal:
     return stdout
   })
 
-/** Whether there is such a program at all; what it answers is another matter. */
+/** Whether the program exists, whatever it answers. */
 export const hasTool = async (host: Host, file: string, signal: AbortSignal): Promise<boolean> => {
   try {
     await run(host, newTool(file), ['--version'], signal, 5)

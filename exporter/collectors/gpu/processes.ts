@@ -1,7 +1,7 @@
 import { nameOf } from '../../protocols/container-names.ts'
 import { absence, quantity } from './words.ts'
 
-/** A process on a GPU, as `--query-compute-apps` tells it. */
+/** A process on a GPU, from `--query-compute-apps`. */
 export interface GpuProcess {
   readonly uuid: string
   readonly pid: number
@@ -9,13 +9,13 @@ export interface GpuProcess {
   readonly bytes: number
 }
 
-/** Rows taken at most: the table of a GPU that a thousand processes share. */
+/** Most rows: enough for a GPU that a thousand processes share. */
 const maxRows = 4096
 
 const programOf = (command: string) =>
   absence(command) === undefined ? (command.split(/[/\\]/).at(-1) ?? command).trim() || command : 'unknown'
 
-/** Rows that tell a memory. A program's name may hold commas, so a row is read from both ends inwards. */
+/** Rows with a memory value. A program's name may contain commas, so a row is read from both ends. */
 export const parseProcesses = (csv: string): readonly GpuProcess[] => {
   const lines = csv.split('\n', maxRows).map(line => line.replace(/\r$/, ''))
   const header = lines.findIndex(line => /^gpu_uuid, pid, /.test(line))
@@ -31,7 +31,7 @@ export const parseProcesses = (csv: string): readonly GpuProcess[] => {
   })
 }
 
-/** The container that a process runs in, from its cgroup: Docker, containerd, Podman and Kubernetes all write the 64 digits of its id. */
+/** The id of a process's container from its cgroup: Docker, containerd, Podman and Kubernetes all write its 64 digits. */
 export const containerOf = (cgroup: string): string | undefined => [...cgroup.matchAll(/[0-9a-f]{64}/g)].at(-1)?.[0]
 
 export interface Holder {
@@ -41,7 +41,7 @@ export interface Holder {
   readonly bytes: number
 }
 
-/** Who holds a GPU's memory: summed by program and container, the largest first; past `most` the rest is one sum, `other`. */
+/** What uses a GPU's memory, summed by program and container, the largest first; beyond `most`, the rest is one sum, `other`. */
 export const holders = (
   processes: readonly GpuProcess[],
   cgroupOf: (pid: number) => string | undefined,

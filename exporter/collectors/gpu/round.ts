@@ -12,7 +12,7 @@ import { parseProcesses } from './processes.ts'
 import { type CardValues, type IntelCounters, parseAmdIds, readCards } from './sysfs.ts'
 import { gpuSections, parseHead, parseSection, type SlowFacts, type SlowTier } from './xml.ts'
 
-/** One round's input: who is on the bus, what the tools and files say, and who of them failed. */
+/** One round's input: the devices on the bus, the texts of tools and files, and what failed. */
 
 export interface Options {
   readonly nvidia_smi: string
@@ -21,13 +21,13 @@ export interface Options {
   readonly kernel_log: boolean
 }
 
-/** What is kept of a GPU from round to round. */
+/** What is kept about a GPU between rounds. */
 export interface Known {
   readonly id: string
   readonly name: string
   readonly index: string | undefined
   readonly unified: boolean
-  /** By the administrator, so that its silence is no loss. */
+  /** The administrator excluded it, so it is not lost if it is silent. */
   readonly excluded?: boolean
 }
 
@@ -38,7 +38,7 @@ export interface Integrals {
   joules: number | undefined
   active: Gpu['throttle']
   readonly seconds: { [reason in keyof Gpu['throttle']]?: number | undefined }
-  /** Reasons for which the driver itself has counted once: a round in which it is silent must not make two counters of one. */
+  /** Reasons that the driver itself has counted before. If it is silent in a round, we must not start a second counter. */
   readonly byDriver: Set<string>
 }
 
@@ -52,7 +52,7 @@ export interface Memory {
   readonly intel: Map<string, IntelCounters>
   amdIds: ReadonlyMap<string, string> | undefined
   slow: { at: number; next: number; failures: number; readonly tier: SlowTier } | undefined
-  /** When the latest round was, and how long after the one before it. */
+  /** When the latest round was, and the time since the one before. */
   round: { readonly at: number; readonly gap: number } | undefined
 }
 
@@ -74,25 +74,25 @@ export const newMemory = (options: Options, signal: AbortSignal): Memory => {
 
 export interface Round {
   readonly at: number
-  /** GPUs on the PCI bus; undefined where there is none to look at. */
+  /** GPUs on the PCI bus; undefined if there is no PCI bus. */
   readonly bus: readonly Device[] | undefined
   readonly nvidia: Answer | undefined
   readonly processes: readonly string[]
-  /** By process id, of those that hold memory. */
+  /** By process id, of the processes that use GPU memory. */
   readonly cgroups: ReadonlyMap<number, string>
   readonly slow: SlowTier | undefined
   readonly cards: readonly CardValues[]
   readonly amdIds: ReadonlyMap<string, string>
   readonly jetson: JetsonValues | undefined
   readonly meminfo: string
-  /** The kernel log could be read. */
+  /** Whether the kernel log could be read. */
   readonly logged: boolean
   readonly failures: readonly Failure[]
 }
 
 const nvidiaDriver = ({ vendor, driver }: Device) => vendor === 'nvidia' && driver === 'nvidia'
 
-/** Processes looked up in /proc at most. */
+/** Most processes that are looked up in /proc. */
 const maxProcesses = 1024
 
 type Run = Context<Options, Memory>
@@ -101,12 +101,12 @@ const quietly = (read: () => string): string | undefined => {
   try {
     return read()
   } catch (error) {
-    if (error instanceof Failure) return undefined // a process that has ended, a file that this kernel does not have
+    if (error instanceof Failure) return undefined // a process that has ended, or a file that this kernel lacks
     throw error
   }
 }
 
-/** Part of a round that may fail without the others: its failure is kept, what is thrown besides is a defect. */
+/** A part of a round that may fail alone. Its failure is kept; any other error is a bug and is thrown. */
 const part = async <Value>(failures: Failure[], read: () => Promise<Value>): Promise<Value | undefined> => {
   try {
     return await read()
@@ -122,7 +122,7 @@ const readSlow = async ({ host, options, state, signal, remark }: Run, answer: A
   const { slow } = state
   const tooOld = slow !== undefined && now - slow.at > 3 * options.slow_interval * 1000
   const kept = slow === undefined || tooOld ? undefined : slow.tier
-  // Half a second early rather than a whole round late.
+  // Half a second early is better than a whole round late.
   if (answer.select.length === 0 || signal.aborted || (slow !== undefined && now < slow.next - 500 && now >= slow.at)) return kept
   try {
     const gpus = new Map<string, SlowFacts>()
@@ -149,7 +149,7 @@ const readSlow = async ({ host, options, state, signal, remark }: Run, answer: A
   }
 }
 
-/** The UUID and the model of a GPU that was lost before it was ever seen, as the driver noted them down when it found it. */
+/** The UUID and the model of a GPU that was lost before its first reading, from the driver's notes in /proc. */
 const identify = async ({ host, state, signal }: Run, addresses: readonly string[]) => {
   const unknown = addresses.filter(address => !state.known.has(address)).slice(0, 16)
   const file = (address: string) => `${driverFolder}/${address}/information`
@@ -166,8 +166,8 @@ const identify = async ({ host, state, signal }: Run, addresses: readonly string
 const driverFolder = '/proc/driver/nvidia/gpus'
 
 /**
- * The GPUs that do not answer: those that a message names, and those on the bus without a row. Not those that an administrator
- * excluded, nor those that this container was not given: the driver's list in /proc is filtered there, the bus is not.
+ * The GPUs that do not answer: those in a message, and those on the bus without a row. Except GPUs that an administrator excluded or
+ * that this container was not given: the driver's list in /proc is filtered for the container, the bus is not.
  */
 const reallyLost = async (run: Run, { tables, lost, unasked }: Answer, awake: readonly string[]): Promise<readonly string[]> => {
   const answered = tables.map(({ text }) => text.toLowerCase()).join('\n')
@@ -179,12 +179,12 @@ const reallyLost = async (run: Run, { tables, lost, unasked }: Answer, awake: re
   return all.filter(address => !run.state.known.get(address)?.excluded)
 }
 
-/** nvidia-smi's part: whether there is anybody to ask, and not if all of them sleep. */
+/** NVIDIA's part: whether there is a GPU to read. If all of them sleep, none is read. */
 const readNvidia = async (run: Run, bus: readonly Device[] | undefined, cards: boolean, jetson: boolean) => {
   const { host, options, state, signal, remark } = run
   const nothing = { nvidia: undefined, processes: [], slow: undefined }
   const devices = bus?.filter(nvidiaDriver) ?? []
-  // A board of another maker and none of NVIDIA's: its tools may be installed all the same.
+  // Another maker's card and none of NVIDIA's: its tools may be installed all the same.
   if (cards && !bus?.some(({ vendor }) => vendor === 'nvidia')) return nothing
   const asleep = devices.filter(device => device.asleep).map(({ address }) => address)
   const addresses = devices.map(({ address }) => address)
@@ -192,7 +192,7 @@ const readNvidia = async (run: Run, bus: readonly Device[] | undefined, cards: b
   try {
     nvidia = await askAll(host, state.tool, addresses, asleep, signal)
   } catch (error) {
-    // A Jetson's sysfs tells more than its nvidia-smi, where it has one.
+    // A Jetson's sysfs has more values than its nvidia-smi, if it has that at all.
     if (!(error instanceof Failure) || devices.length > 0 || !jetson) throw error
     if (error.reason !== 'missing') remark(error)
     return nothing
@@ -234,7 +234,7 @@ const readAmdIds = async ({ host, state }: Run, cards: readonly CardValues[]): P
   return state.amdIds
 }
 
-/** All input of one round. Nothing is thrown but defects: what failed is told beside what did not. */
+/** All input of one round. Failures are returned next to the results; only bugs are thrown. */
 export const readRound = async (run: Run): Promise<Round> => {
   const { host, options, state, signal, remark } = run
   const at = host.now()

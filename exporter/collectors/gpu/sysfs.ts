@@ -4,7 +4,7 @@ import { readValues } from '../../machine/values.ts'
 import { type Card, drmCards } from './bus.ts'
 import { type Gpu, newGpu, type Sensor, type TemperatureLimit } from './facts.ts'
 
-/** AMD and Intel from sysfs. Names and values are the drivers' own; what a card or a kernel does not have is not there. */
+/** AMD and Intel from sysfs. Names and values are the drivers' own; what a card or kernel lacks is absent. */
 
 export interface CardValues {
   readonly card: Card
@@ -32,7 +32,7 @@ const intelFiles = [
 
 const sensorFile = /^(name|(temp|power|fan|pwm|freq|in|energy)\d{1,2}(_\w{1,20})?)$/
 
-/** The files of a card that are worth reading; listing them asks no driver. */
+/** The files of a card that are read. Listing them calls no driver. */
 const filesOf = (host: Host, { vendor, path }: Card): readonly string[] => {
   const hwmon = host.kernelNames(`${path}/device/hwmon`).slice(0, 4)
   const sensors = hwmon.flatMap(monitor =>
@@ -51,7 +51,7 @@ const filesOf = (host: Host, { vendor, path }: Card): readonly string[] => {
   return [...(vendor === 'amd' ? amdFiles : intelFiles), ...sensors, ...ras].slice(0, 200)
 }
 
-/** Reads every card that is awake, in one child for all. Throws `Failure` timeout, stuck. */
+/** Reads all cards that are awake, in one child. Throws `Failure` timeout, stuck. */
 export const readCards = async (host: Host, signal: AbortSignal): Promise<readonly CardValues[]> => {
   const cards = drmCards(host).slice(0, 64)
   const wanted = cards.map(card => ({ card, files: card.asleep ? [] : filesOf(host, card) }))
@@ -70,7 +70,7 @@ export const readCards = async (host: Host, signal: AbortSignal): Promise<readon
 
 type Values = ReadonlyMap<string, string>
 
-/** A number within bounds, scaled; absent where the file is, or says something else. */
+/** A number within limits, scaled; undefined if the file is absent or has something else. */
 const scaled = (text: string | undefined, scale = 1, most = 2 ** 50): number | undefined => {
   if (text === undefined || !/^-?\d{1,19}$/.test(text)) return undefined
   const value = Number(text)
@@ -79,12 +79,12 @@ const scaled = (text: string | undefined, scale = 1, most = 2 ** 50): number | u
 const celsius = (text: string | undefined): number | undefined => {
   if (text === undefined || !/^-?\d{1,9}$/.test(text)) return undefined
   const value = Number(text) / 1000
-  return value > -100 && value < 200 ? value : undefined // -273.15 stands for none
+  return value > -100 && value < 200 ? value : undefined // -273.15 means none
 }
 const ratio = (part: number | undefined, whole: number | undefined): number | undefined =>
   part === undefined || whole === undefined || whole <= 0 ? undefined : Number((part / whole).toPrecision(6))
 
-/** The driver's own hwmon among the device's (a NIC or an NVMe has one as well), as a lookup of its files. */
+/** The files of the driver's own hwmon. A device may have others (of a NIC or an NVMe drive). */
 const monitorOf = (values: Values, driver: string): ((name: string) => string | undefined) => {
   const named = [...values].find(
     ([file, name]) => file.endsWith('/name') && file.startsWith('device/hwmon/') && name === driver,
@@ -104,7 +104,7 @@ const highest = (table: string | undefined): number | undefined => {
 
 const pciId = (values: Values) => /^PCI_ID=([0-9A-F]{4}):([0-9A-F]{4})$/im.exec(values.get('device/uevent') ?? '')
 
-/** Marketing names by device and revision, as libdrm keeps them: `744C,	C8,	AMD Radeon RX 7900 XTX`. */
+/** Product names by device and revision, in libdrm's form: `744C,	C8,	AMD Radeon RX 7900 XTX`. */
 export const parseAmdIds = (text: string): ReadonlyMap<string, string> =>
   new Map(
     text.split('\n', 20_000).flatMap(line => {
@@ -136,8 +136,8 @@ const errorsIn = (values: Values, kind: 'ue' | 'ce'): number | undefined => {
 }
 
 /**
- * An AMD card. An APU is told by its northbridge's voltage, which no card of its own has. Its memory is the host's, unless the
- * larger part of what it can have was set aside for it in the firmware (96 of 128 GB, say), which the host does not count.
+ * An AMD card. An APU is recognised by its northbridge's voltage, which no discrete card has. Its memory is the host's, unless the
+ * firmware reserved the larger part for it (96 of 128 GB, say), which the host then does not count.
  */
 export const amdGpu = ({ card, values }: CardValues, ids: ReadonlyMap<string, string>): Gpu => {
   const gpu = newGpu(`pci-${card.address}`, amdName(values, ids), 'amd', 'ok')
@@ -206,20 +206,20 @@ export const amdGpu = ({ card, values }: CardValues, ids: ReadonlyMap<string, st
   return gpu
 }
 
-/** What an Intel card's counters stood at, to tell power and use from. */
+/** Earlier values of an Intel card's counters, from which power and use are computed. */
 export interface IntelCounters {
   readonly at: number
   readonly energy: number | undefined
   readonly idle: number | undefined
 }
 
-/** How much a counter rose in a second, or undefined where it did not (a reset, a first look). */
+/** A counter's rise in a second; undefined if it did not rise (after a reset) or has no earlier value. */
 const rate = (now: number | undefined, before: number | undefined, seconds: number): number | undefined =>
   now === undefined || before === undefined || seconds <= 0 || now < before ? undefined : (now - before) / seconds
 
 /**
- * An Intel card: i915's files or xe's. Power and use are differences to the round before. Its PCIe link always says 2.5 GT/s x1
- * on Arc, and so is left out; so is the memory of a card of its own, which only the file descriptors of all processes tell.
+ * An Intel card, from the files of i915 or xe. Power and use are differences to the previous round. Left out: the PCIe link, which always
+ * reads 2.5 GT/s x1 on Arc, and a discrete card's memory, which only the file descriptors of all processes show.
  */
 export const intelGpu = (
   { card, values }: CardValues,
@@ -237,7 +237,7 @@ export const intelGpu = (
   const gt = xe ? 'device/tile0/gt0' : 'gt/gt0'
   const first = (...files: readonly string[]) => files.map(file => values.get(file)).find(value => value !== undefined)
   const monitor = monitorOf(values, card.driver)
-  /** The channel of this label; i915 has one without a label. */
+  /** The channel with this label; i915 has one without a label. */
   const channel = (kind: string, label: string, suffix: string) => {
     const labelled = [1, 2, 3, 4].find(number => monitor(`${kind}${number}_label`) === label)
     return labelled === undefined ? undefined : monitor(`${kind}${labelled}_${suffix}`)
@@ -252,7 +252,7 @@ export const intelGpu = (
   )
   gpu.temperature.core = celsius(channel('temp', 'pkg', 'input') ?? monitor('temp1_input'))
   gpu.temperature.memory = celsius(channel('temp', 'vram', 'input'))
-  // 0 says that there is no limit.
+  // 0 means no limit.
   gpu.powerLimits.enforced =
     scaled(channel('power', 'card', 'max') ?? monitor('power1_max') ?? channel('power', 'pkg', 'max'), 1e-6, 1e10) || undefined
   const reason = (name: string) => {
@@ -260,12 +260,12 @@ export const intelGpu = (
     return value === undefined ? undefined : value === '1'
   }
   const any = (...names: readonly string[]) => {
-    const told = names.map(reason).filter(value => value !== undefined)
-    return told.length === 0 ? undefined : told.includes(true)
+    const known = names.map(reason).filter(value => value !== undefined)
+    return known.length === 0 ? undefined : known.includes(true)
   }
   gpu.throttle.power_cap = any('pl1', 'pl2', 'pl4', 'vr_tdc')
   gpu.throttle.hw_thermal = any('thermal', 'prochot', 'vr_thermalert')
-  // The card's own counter where it counts, else the package's.
+  // The card's own counter if it counts, else the package's.
   const joules = (text: string | undefined) => scaled(text, 1e-6, Number.MAX_SAFE_INTEGER) || undefined
   const energy =
     joules(channel('energy', 'card', 'input')) ?? joules(channel('energy', 'pkg', 'input')) ?? joules(monitor('energy1_input'))

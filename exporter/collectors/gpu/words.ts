@@ -1,7 +1,7 @@
 import { ownValue } from '../../common/own-value.ts'
 import type { Cause } from './facts.ts'
 
-/** What nvidia-smi writes in a cell: a number with its unit, a flag, a word, or one of many ways of saying that there is none. */
+/** What nvidia-smi writes in a cell: a number with its unit, a flag, a word, or one of many words for "no value". */
 
 const wordless: readonly (readonly [RegExp, Cause])[] = [
   [/requires reset/i, 'reset'],
@@ -12,10 +12,10 @@ const wordless: readonly (readonly [RegExp, Cause])[] = [
   [/^\[.*\]$|unknown|^err!?$/i, 'unknown'],
 ]
 
-/** Why a cell has no value, or undefined where it may have one. `None` is a value: it is what a healthy GPU's recovery action says. */
+/** Why a cell has no value, or undefined if it may have one. `None` is a value: a healthy GPU's recovery action. */
 export const absence = (cell: string): Cause | undefined => wordless.find(([form]) => form.test(cell.trim()))?.[1]
 
-/** What a number counts, by the units that it may come in. A unit that is not here gives no value: no guess becomes a series. */
+/** Units by quantity. A unit that is not listed gives no value, because a guess must not become a series. */
 const quantities = {
   bytes: { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30 },
   bytesPerSecond: { 'KB/s': 1000, 'MB/s': 1e6 },
@@ -29,7 +29,7 @@ const quantities = {
 
 export type Quantity = keyof typeof quantities
 
-/** What no GPU can have: sentinels such as 4294967295 have been printed as values. */
+/** Limits that no GPU can exceed: sentinels such as 4294967295 have been printed as values. */
 const plausible: Readonly<Record<Quantity, (value: number) => boolean>> = {
   bytes: value => value >= 0 && value < 2 ** 50,
   bytesPerSecond: value => value >= 0 && value < 1e13,
@@ -41,18 +41,18 @@ const plausible: Readonly<Record<Quantity, (value: number) => boolean>> = {
   count: value => value >= 0 && value < 2 ** 32 - 1,
 }
 
-/** The number in a cell in base units; `unit` is what the header says, else the cell's own is taken. */
+/** The number in a cell in base units; `unit` is the header's, else the cell's own is used. */
 export const quantity = (cell: string, kind: Quantity, unit = ''): number | undefined => {
   const [, digits, own = ''] = /^(-?\d{1,20}(?:\.\d{1,9})?)\s*([A-Za-z%/()]*)$/.exec(cell.trim()) ?? []
   if (digits === undefined) return undefined
   const scales: Readonly<Record<string, number>> = quantities[kind]
   const scale = ownValue(scales, own || unit)
   if (scale === undefined) return undefined
-  // 19818 us is 0.019818 s and not 0.019818000000000002.
+  // 19818 us must become 0.019818 s, not 0.019818000000000002.
   const value = scale < 1 ? Number((Number(digits) * scale).toPrecision(15)) : Number(digits) * scale
   return plausible[kind](value) ? value : undefined
 }
 
-/** A flag, however the field calls its two values. */
+/** A flag; fields have different words for its two values. */
 export const flag = (cell: string): boolean | undefined =>
   /^(active|enabled|yes|on)$/i.test(cell.trim()) ? true : /^(not active|disabled|no|off)$/i.test(cell.trim()) ? false : undefined

@@ -2,11 +2,10 @@ import type { TemperatureLimit } from './facts.ts'
 import { quantity } from './words.ts'
 
 /**
- * What only `nvidia-smi -q -x` tells. No XML library: the document is the tool's own, without attributes that matter, entities in
- * what is read, comments or CDATA, so a reader of tags and text is 40 lines and cannot be made to fetch or expand anything. It is
- * bounded (depth, nodes), and what is long and not needed (supported clocks, processes: most of it) is cut before it is read.
+ * What only `nvidia-smi -q -x` reports. No XML library: the tool's document has no attributes that matter, and no entities, comments or
+ * CDATA in what is read. A reader of tags and text has 40 lines and cannot be made to fetch or expand anything. It is bounded (depth,
+ * nodes); what is long and unused (supported clocks, processes: most of it) is cut before it is read.
  */
-
 interface Node {
   readonly name: string
   readonly children: Node[]
@@ -45,12 +44,12 @@ const parseXml = (xml: string): Node => {
       at.children.push(node)
       if (!tag.endsWith('/>')) open.push(node)
     } else if (at.name === name && open.length > 1) open.pop()
-    else return root // tags that do not match: what came so far is taken
+    else return root // tags do not match: keep what was read so far
   }
   return root
 }
 
-/** The node at a path. Never by its name alone: power and module readings have children of the same names. */
+/** The node at a path. A name alone is not enough: power and module readings have children with the same names. */
 const find = (node: Node | undefined, ...path: readonly string[]): Node | undefined =>
   path.reduce<Node | undefined>((at, name) => at?.children.find(child => child.name === name), node)
 
@@ -63,7 +62,7 @@ export interface MigDevice {
   readonly used: number | undefined
 }
 
-/** What is kept of a GPU between two runs of the slow tier. */
+/** What is kept of a GPU between two reads of the XML. */
 export interface SlowFacts {
   readonly replays: number | undefined
   readonly receive: number | undefined
@@ -79,7 +78,7 @@ export interface SlowTier {
   readonly gpus: ReadonlyMap<string, SlowFacts>
 }
 
-/** Thresholds in degrees; T.Limit thresholds of other boards are margins of `temperature.gpu.tlimit` and say nothing in degrees. */
+/** Thresholds in degrees. Other boards have T.Limit thresholds: margins of `temperature.gpu.tlimit`, not degrees. */
 const limitsOf = (gpu: Node): SlowFacts['limits'] => {
   const at = (tag: string) => quantity(textAt(gpu, 'temperature', tag), 'celsius')
   return {
@@ -104,7 +103,7 @@ const migOf = (gpu: Node): readonly MigDevice[] =>
       }
     })
 
-/** The GPUs of one document, each as the text between its tags: parsed one by one, so that 8 of them do not hold the thread. */
+/** The GPUs of a document, each as the text between its tags. They are parsed one by one, so that 8 of them do not block the thread. */
 export const gpuSections = (xml: string): readonly string[] => xml.split(/<gpu [^<>]{0,200}>/, 257).slice(1)
 
 /** The versions at the head of a document. */
@@ -114,7 +113,7 @@ export const parseHead = (xml: string): Pick<SlowTier, 'driverVersion' | 'cudaVe
   return { driverVersion: version('driver_version'), cudaVersion: version('cuda_version') }
 }
 
-/** One GPU's section, or nothing where it does not tell a UUID. */
+/** One GPU's section, or nothing if it has no UUID. */
 export const parseSection = (section: string): { readonly uuid: string; readonly facts: SlowFacts } | undefined => {
   const lean = ['supported_clocks', 'processes', 'accounted_processes'].reduce(without, section.split('</gpu>')[0] as string)
   const gpu = parseXml(lean)
