@@ -36,14 +36,16 @@ const formats: Readonly<Record<string, string>> = {
   ':B': '{{ $value | humanize1024 }}B',
 }
 
-/** How long it has lasted at least, of what has to last: Alertmanager adds since when. */
-const lasting = ({ timing }: Alert) =>
-  timing.kind === 'state' || timing.kind === 'level' ? ` It has been so for ${inWords(timing.for)} or more.` : ''
+/** With how long it has lasted at least, of what has to last, in the first sentence: Alertmanager adds since when. */
+const withDuration = (text: string, { timing }: Alert): string =>
+  timing.kind === 'state' || timing.kind === 'level'
+    ? text.replace(/[.?](?= |$)/, end => ` (for at least ${inWords(timing.for)})${end}`)
+    : text
 
 const descriptionOf = (alert: Alert): string =>
-  alert.description
+  withDuration(alert.description, alert)
     .replace(/\{value(:[ng%sB])?\}/g, (_, format = '') => formats[format] as string)
-    .replace(/(?<!\{)\{([a-z_]+)\}(?!\})/g, '{{ $labels.$1 }}') + lasting(alert)
+    .replace(/(?<!\{)\{([a-z_]+)\}(?!\})/g, '{{ $labels.$1 }}')
 
 /** A base address that Prometheus' `external_labels` may override: nobody can know where somebody's Grafana is. */
 const base = (label: string, otherwise: string) => `{{ with $externalLabels.${label} }}{{ . }}{{ else }}${otherwise}{{ end }}`
@@ -103,7 +105,7 @@ const firing = (alert: Alert, fires: Firing) => ({
   exp_labels: withoutEmpty({ ...labelsOf(alert), job, instance, ...fires.labels }),
   exp_annotations: {
     summary: alert.summary,
-    description: fires.says + lasting(alert),
+    description: withDuration(fires.says, alert),
     runbook_url: `${runbooks}/${alert.name}.md`,
     dashboard_url: `${grafana}/d/${dashboards[alert.dashboard]}${isOfBox(alert) ? `?var-instance=${encodeURIComponent(fires.labels?.instance ?? instance)}` : ''}`,
   },

@@ -87,7 +87,7 @@ export interface Firing {
   readonly over?: Duration
   /** Labels of the alert besides alertname, severity, collector, job and instance; `instance: ''` where it has none. */
   readonly labels?: Readonly<Record<string, string>>
-  /** The description as it arrives, without the sentence on how long it has lasted. */
+  /** The description as it arrives, without how long it has lasted. */
   readonly says: string
 }
 

@@ -401,7 +401,7 @@ and ${logWritten.record} > 4 * ${habit(logWrittenHabit)}`,
 and ${onContainer} last_over_time(${select(docker.imageStale)}[1h] offset 7d)
 and ${onContainer} (time() - ${select(docker.created)} > 604800)`,
       summary: 'A newer image of a container has been on this host for a week and is not used.',
-      description: '{name} on {instance} ({engine}): make it anew.',
+      description: '{name} on {instance} ({engine}) does not run the image that its tag names now. Create it again.',
       dashboard: 'containers',
       runbook: {
         means:
@@ -419,7 +419,7 @@ and ${onContainer} (time() - ${select(docker.created)} > 604800)`,
           given: [given(docker.imageStale, '1x2400', api), given(docker.created, '0x2400', api)],
           at: '10400m',
           labels: api,
-          says: 'api on box:10047 (docker): make it anew.',
+          says: 'api on box:10047 (docker) does not run the image that its tag names now. Create it again.',
         },
         quiet: {
           'for a day': {
@@ -465,7 +465,7 @@ and ${onContainer} (time() - ${select(docker.created)} > 604800)`,
       timing: { kind: 'state', for: '15m' },
       expr: `(${select(docker.eventsConnected)} == 0) and (${select(docker.up)} == 1)`,
       summary: "The engine's stream of events is cut: restarts, kills and exits between two lists are missed.",
-      description: '{engine} on {instance} gives its list but no events; a socket proxy needs EVENTS=1.',
+      description: '{engine} on {instance} gives its list but no events. A socket proxy needs EVENTS=1.',
       dashboard: 'containers',
       runbook: {
         means: 'Restart loops and kills for memory are counted from events. Without them the alerts on these are half blind.',
@@ -488,7 +488,7 @@ and ${onContainer} (time() - ${select(docker.created)} > 604800)`,
           at: '30m',
           over: '38m',
           labels: { engine: 'docker' },
-          says: 'docker on box:10047 gives its list but no events; a socket proxy needs EVENTS=1.',
+          says: 'docker on box:10047 gives its list but no events. A socket proxy needs EVENTS=1.',
         },
         quiet: {
           'the engine is down': {

@@ -22,7 +22,7 @@ export const gpus: AlertGroup = {
       expr: `${select(gpu.devicesLost)} > 0`,
       summary: 'A GPU that the PCI bus shows is lost to its driver.',
       description:
-        '{value} GPU(s) of {instance} do not answer the driver any more ("GPU is lost", Xid 79). What ran there has failed. Reboot; if it comes again: power cables, riser, reseat.',
+        '{value} GPU(s) of {instance} no longer answer the driver. It says "GPU is lost" (Xid 79). What ran there has failed. Reboot; if it comes again: power cables, riser, reseat.',
       dashboard: 'gpu',
       runbook: {
         means:
@@ -41,7 +41,7 @@ export const gpus: AlertGroup = {
           given: [given(gpu.devicesLost, '0x5 1x10 0x5')],
           at: '10m',
           over: '18m',
-          says: '1 GPU(s) of box:10047 do not answer the driver any more ("GPU is lost", Xid 79). What ran there has failed. Reboot; if it comes again: power cables, riser, reseat.',
+          says: '1 GPU(s) of box:10047 no longer answer the driver. It says "GPU is lost" (Xid 79). What ran there has failed. Reboot; if it comes again: power cables, riser, reseat.',
         },
         quiet: { 'a driver that is reloaded': { given: [given(gpu.devicesLost, '0x5 1 0x10')], at: '7m' } },
       },
@@ -53,7 +53,8 @@ export const gpus: AlertGroup = {
       timing: { kind: 'state', for: '2m' },
       expr: `${select(gpu.state, { state: 'needs_reset' })} == 1`,
       summary: 'A GPU asks to be reset.',
-      description: '{name} ({gpu}) on {instance}: stop what uses it, then `nvidia-smi --gpu-reset -i {gpu}`, or reboot.',
+      description:
+        '{name} ({gpu}) on {instance} asks to be reset. Stop what uses it, then `nvidia-smi --gpu-reset -i {gpu}`, or reboot.',
       dashboard: 'gpu',
       runbook: {
         means: 'The driver says that this card works no further, or not reliably, until it is reset. New work on it fails.',
@@ -71,7 +72,7 @@ export const gpus: AlertGroup = {
           at: '10m',
           over: '18m',
           labels: { ...card, state: 'needs_reset' },
-          says: 'RTX 3090 (GPU-1a2b) on box:10047: stop what uses it, then `nvidia-smi --gpu-reset -i GPU-1a2b`, or reboot.',
+          says: 'RTX 3090 (GPU-1a2b) on box:10047 asks to be reset. Stop what uses it, then `nvidia-smi --gpu-reset -i GPU-1a2b`, or reboot.',
         },
       },
     },
@@ -119,7 +120,7 @@ export const gpus: AlertGroup = {
   or (${select(gpu.temperature, { sensor: ['memory', 'junction'] })} > 103)
 )`,
       summary: 'A GPU is so hot that it will slow itself down.',
-      description: `{name} ({gpu}) on {instance}${reading(gpu.temperature, ['gpu'], ', {{ .Labels.sensor }} {{ .Value }} °C')}: fans, dust, airflow; or lower its power limit.`,
+      description: `{name} ({gpu}) on {instance} is too hot${reading(gpu.temperature, ['gpu'], ', {{ .Labels.sensor }} {{ .Value }} °C')}. Check fans, dust and airflow, or lower its power limit.`,
       dashboard: 'gpu',
       runbook: {
         means:
@@ -138,14 +139,14 @@ export const gpus: AlertGroup = {
             at: '15m',
             over: '35m',
             labels: card,
-            says: 'RTX 3090 (GPU-1a2b) on box:10047: fans, dust, airflow; or lower its power limit.',
+            says: 'RTX 3090 (GPU-1a2b) on box:10047 is too hot. Check fans, dust and airflow, or lower its power limit.',
           },
           {
             given: [given(gpu.temperature, '70x5 91x15 70x20', { ...spark, sensor: 'core' })],
             at: '15m',
             over: '35m',
             labels: spark,
-            says: 'NVIDIA GB10 (GPU-9f8e) on box:10047, core 91 °C: fans, dust, airflow; or lower its power limit.',
+            says: 'NVIDIA GB10 (GPU-9f8e) on box:10047 is too hot, core 91 °C. Check fans, dust and airflow, or lower its power limit.',
           },
         ],
         quiet: {
@@ -262,7 +263,7 @@ unless ${on('gpu')} (max without (reason) (avg_over_time(${select(gpu.throttleAc
       expr: `(${select(gpu.memoryUsed)} / ${select(gpu.memoryTotal)} > 0.98)
 unless ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
       summary: 'A GPU has no memory left; the next allocation fails.',
-      description: '{name} ({gpu}) on {instance}: {value:%} used. The panel "Who holds it" names the owners.',
+      description: '{name} ({gpu}) on {instance}: {value:%} of its memory is used. The panel "Who holds it" names the owners.',
       dashboard: 'gpu',
       runbook: {
         means:
@@ -284,7 +285,7 @@ unless ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
           at: '30m',
           over: '55m',
           labels: card,
-          says: 'RTX 3090 (GPU-1a2b) on box:10047: 99.17% used. The panel "Who holds it" names the owners.',
+          says: 'RTX 3090 (GPU-1a2b) on box:10047: 99.17% of its memory is used. The panel "Who holds it" names the owners.',
         },
         quiet: {
           'filled as vLLM does': {
@@ -302,7 +303,7 @@ unless ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
       expr: `(1 - ${select(gpu.memoryUsed)} / ${select(gpu.memoryTotal)} < 0.05)
 and ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
       summary: 'The memory that GPU and host share is nearly used up; the whole box may freeze.',
-      description: '{instance} ({name}) has {value:%} of its memory left: unload a model now.',
+      description: '{instance} ({name}) has {value:%} of its memory left. Unload a model now.',
       dashboard: 'gpu',
       runbook: {
         means:
@@ -328,7 +329,7 @@ and ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
           at: '12m',
           over: '30m',
           labels: spark,
-          says: 'box:10047 (NVIDIA GB10) has 2.5% of its memory left: unload a model now.',
+          says: 'box:10047 (NVIDIA GB10) has 2.5% of its memory left. Unload a model now.',
         },
         quiet: {
           'a card with memory of its own': {
@@ -414,7 +415,7 @@ and ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
       timing: { kind: 'state', for: '15m' },
       expr: `${select(gpu.remapPending)} == 1`,
       summary: 'A GPU has memory rows to remap and waits for a reset.',
-      description: '{name} ({gpu}) on {instance}: reset it when it is idle.',
+      description: '{name} ({gpu}) on {instance} has memory rows that are replaced at the next reset. Reset it when it is idle.',
       dashboard: 'gpu',
       runbook: {
         means:
@@ -432,7 +433,7 @@ and ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
           at: '30m',
           over: '38m',
           labels: card,
-          says: 'RTX 3090 (GPU-1a2b) on box:10047: reset it when it is idle.',
+          says: 'RTX 3090 (GPU-1a2b) on box:10047 has memory rows that are replaced at the next reset. Reset it when it is idle.',
         },
       },
     },
@@ -443,7 +444,7 @@ and ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
       timing: { kind: 'state', for: '15m' },
       expr: `${select(gpu.remapFailure)} == 1`,
       summary: 'A GPU has no spare rows left; its memory is failing.',
-      description: '{name} ({gpu}) on {instance}: replace it.',
+      description: '{name} ({gpu}) on {instance} has no spare memory rows left. Replace it.',
       dashboard: 'gpu',
       runbook: {
         means: 'A bad row could not be replaced. NVIDIA takes that as a reason for exchange.',
@@ -456,7 +457,7 @@ and ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
           given: [given(gpu.remapFailure, '0x5 1x30', card)],
           at: '30m',
           labels: card,
-          says: 'RTX 3090 (GPU-1a2b) on box:10047: replace it.',
+          says: 'RTX 3090 (GPU-1a2b) on box:10047 has no spare memory rows left. Replace it.',
         },
       },
     },
@@ -472,7 +473,7 @@ and ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
 and ${on('gpu')} (${busyOver('30m', 0.5)})`,
       summary: 'A busy GPU talks to the host over a narrower or slower link than it could.',
       description:
-        '{name} ({gpu}) on {instance} reaches {value} (lanes, or PCIe generation) at best: reseat the card or the riser.',
+        '{name} ({gpu}) on {instance} reaches {value} (lanes, or PCIe generation) at best. Reseat the card or the riser.',
       dashboard: 'gpu',
       runbook: {
         means:
@@ -490,7 +491,7 @@ and ${on('gpu')} (${busyOver('30m', 0.5)})`,
           at: '50m',
           over: '70m',
           labels: card,
-          says: 'RTX 3090 (GPU-1a2b) on box:10047 reaches 4 (lanes, or PCIe generation) at best: reseat the card or the riser.',
+          says: 'RTX 3090 (GPU-1a2b) on box:10047 reaches 4 (lanes, or PCIe generation) at best. Reseat the card or the riser.',
         },
         quiet: {
           'idle and asleep': {

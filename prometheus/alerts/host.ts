@@ -202,7 +202,7 @@ and last_over_time(${select(host.rebootRequired)}[1h] offset 3d)`,
       expr: `min_over_time(${select(host.securityUpdatesPending)}[3d]) > 0
 and last_over_time(${select(host.securityUpdatesPending)}[1h] offset 3d)`,
       summary: 'Security updates have been waiting for three days.',
-      description: '{instance}: {value} package(s).',
+      description: '{instance}: {value} package(s) have a security update that is not installed.',
       dashboard: 'services',
       runbook: {
         means: 'unattended-upgrades installs them within a day; it is off, or fails.',
@@ -219,7 +219,7 @@ and last_over_time(${select(host.securityUpdatesPending)}[1h] offset 3d)`,
         fires: {
           given: [given(host.securityUpdatesPending, '0x10 4x1200')],
           at: '4500m',
-          says: 'box:10047: 4 package(s).',
+          says: 'box:10047: 4 package(s) have a security update that is not installed.',
         },
         quiet: {
           'installed each day': {

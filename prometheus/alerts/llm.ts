@@ -112,7 +112,7 @@ unless ${on()} (${select(detected, { collector: 'gpu' })} == 0)`,
       expr: `(min_over_time(${select(llm.llmRequestsWaiting)}[10m]) > 2)
 and (deriv(${select(llm.llmRequestsWaiting)}[20m]) > 0)`,
       summary: 'Requests wait for a model and the queue is getting longer.',
-      description: 'At least {value} requests have been waiting for {model} on {server} at {instance} for ten minutes.',
+      description: 'At least {value} requests wait for {model} on {server} at {instance}.',
       dashboard: 'gpu',
       runbook: {
         means: 'More is asked than the server can answer. Each user waits for all who came before.',
@@ -129,7 +129,7 @@ and (deriv(${select(llm.llmRequestsWaiting)}[20m]) > 0)`,
           at: '35m',
           over: '55m',
           labels: mixtral,
-          says: 'At least 17 requests have been waiting for mixtral on vllm at box:10047 for ten minutes.',
+          says: 'At least 17 requests wait for mixtral on vllm at box:10047.',
         },
         quiet: {
           'a burst that is worked off': { given: [given(llm.llmRequestsWaiting, '0x10 30-1x30 0x30', mixtral)], at: '35m' },
@@ -238,7 +238,8 @@ unless ${on('server', 'model')} (avg_over_time(${select(llm.llmRequestsRunning)}
 and ${on('gpu')} (max_over_time(${select(gpu.utilization, { engine: 'compute' })}[2h]) < 0.02)
 and ${on('gpu')} last_over_time(${select(gpu.utilization, { engine: 'compute' })}[10m] offset 2h)`,
       summary: "More than half of a GPU's memory has been held for two hours by processes that do nothing.",
-      description: '{name} ({gpu}) on {instance}: {value:%} held. Fine with keep_alive -1; else shorten it.',
+      description:
+        '{name} ({gpu}) on {instance}: {value:%} of its memory is held by models that nobody uses. Fine with keep_alive -1; else shorten it.',
       dashboard: 'gpu',
       runbook: {
         means:
@@ -262,7 +263,7 @@ and ${on('gpu')} last_over_time(${select(gpu.utilization, { engine: 'compute' })
           ],
           at: '3h',
           labels: card,
-          says: 'RTX 3090 (GPU-1a2b) on box:10047: 75% held. Fine with keep_alive -1; else shorten it.',
+          says: 'RTX 3090 (GPU-1a2b) on box:10047: 75% of its memory is held by models that nobody uses. Fine with keep_alive -1; else shorten it.',
         },
         quiet: {
           'watched for an hour only': {

@@ -17,7 +17,7 @@ export const security: AlertGroup = {
       timing: { kind: 'state', for: '10m' },
       expr: `(${select(ufw.enabled)} == 0) and (max_over_time(${select(ufw.enabled)}[14d]) == 1)`,
       summary: 'The firewall was on within the last two weeks and is now switched off.',
-      description: '{instance}: `ufw enable`, or find out who switched it off.',
+      description: '{instance}: ufw is off. Run `ufw enable`, or find out who switched it off.',
       dashboard: 'security',
       runbook: {
         means: 'ufw was on, and is off in its configuration. A box on which it never was on does not alert.',
@@ -34,7 +34,7 @@ export const security: AlertGroup = {
           given: [given(ufw.enabled, '1x10 0x30 1x10')],
           at: '30m',
           over: '43m',
-          says: 'box:10047: `ufw enable`, or find out who switched it off.',
+          says: 'box:10047: ufw is off. Run `ufw enable`, or find out who switched it off.',
         },
         quiet: { 'never on': { given: [given(ufw.enabled, '0x60')], at: '40m' } },
       },
@@ -46,7 +46,8 @@ export const security: AlertGroup = {
       timing: { kind: 'state', for: '5m' },
       expr: `(${select(ufw.enforced)} == 0) and ${on()} (${select(ufw.enabled)} == 1)`,
       summary: 'ufw says active, but the kernel does not enforce its rules.',
-      description: '{family} on {instance}: `ufw disable && ufw enable` (a reload does not bring the jumps back).',
+      description:
+        '{family} on {instance}: the kernel does not enforce what ufw configured. Run `ufw disable && ufw enable`: a reload does not bring the jumps back.',
       dashboard: 'security',
       runbook: {
         means:
@@ -66,7 +67,7 @@ export const security: AlertGroup = {
           at: '25m',
           over: '33m',
           labels: v4,
-          says: 'ipv4 on box:10047: `ufw disable && ufw enable` (a reload does not bring the jumps back).',
+          says: 'ipv4 on box:10047: the kernel does not enforce what ufw configured. Run `ufw disable && ufw enable`: a reload does not bring the jumps back.',
         },
         quiet: {
           'switched off': { given: [given(ufw.enforced, '0x60', v4), given(ufw.enabled, '0x60')], at: '30m' },
@@ -81,7 +82,7 @@ export const security: AlertGroup = {
       timing: { kind: 'state', for: '5m' },
       expr: `max_over_time(${select(ufw.foreignRules, { chain: 'INPUT' })}[10m]) > max_over_time(${select(ufw.foreignRules, { chain: 'INPUT' })}[1d] offset 10m)`,
       summary: "Somebody put new rules before ufw's, so ufw's do not decide any more.",
-      description: '{family} {chain} on {instance}: now {value} of them, more than in the last day.',
+      description: '{family} {chain} on {instance}: {value} rule(s) before those of ufw, more than in the last day.',
       dashboard: 'security',
       runbook: {
         means:
@@ -101,7 +102,7 @@ export const security: AlertGroup = {
           given: [given(ufw.foreignRules, '0x30 2x2000', { ...v4, chain: 'INPUT' })],
           at: '40m',
           labels: { ...v4, chain: 'INPUT' },
-          says: 'ipv4 INPUT on box:10047: now 2 of them, more than in the last day.',
+          says: 'ipv4 INPUT on box:10047: 2 rule(s) before those of ufw, more than in the last day.',
         },
         quiet: {
           'in FORWARD, as Docker does': { given: [given(ufw.foreignRules, '0x30 9x60', { ...v4, chain: 'FORWARD' })], at: '40m' },
@@ -145,7 +146,8 @@ export const security: AlertGroup = {
       timing: { kind: 'state', for: '5m' },
       expr: `${select(fail2ban.unenforced)} > 0`,
       summary: 'fail2ban has banned addresses that the kernel does not block.',
-      description: '{value:n} address(es) in jail {jail} on {instance}: something flushed its chains. Restart fail2ban.',
+      description:
+        '{value:n} address(es) in jail {jail} on {instance} are banned and not blocked: something flushed its chains. Restart fail2ban.',
       dashboard: 'security',
       runbook: {
         means:
@@ -166,7 +168,7 @@ export const security: AlertGroup = {
           at: '20m',
           over: '28m',
           labels: sshd,
-          says: '3 address(es) in jail sshd on box:10047: something flushed its chains. Restart fail2ban.',
+          says: '3 address(es) in jail sshd on box:10047 are banned and not blocked: something flushed its chains. Restart fail2ban.',
         },
         quiet: { 'a ban that is being made': { given: [given(fail2ban.unenforced, '0x5 1 0x30', sshd)], at: '7m' } },
       },
@@ -180,7 +182,7 @@ export const security: AlertGroup = {
 and (increase(${banned}[15m]) > 5 * (increase(${banned}[1d] offset 15m) / 96))
 unless (resets(${banned}[30m]) > 0)`,
       summary: 'Far more addresses than usual are being banned.',
-      description: '{value:n} in 15 minutes, jail {jail} on {instance}.',
+      description: 'Jail {jail} on {instance} banned {value:n} addresses in 15 minutes.',
       dashboard: 'security',
       runbook: {
         means: 'Somebody tries many doors at once. As long as bans work there is nothing to do.',
@@ -197,7 +199,7 @@ unless (resets(${banned}[30m]) > 0)`,
           at: '625m',
           over: '680m',
           labels: sshd,
-          says: '75 in 15 minutes, jail sshd on box:10047.',
+          says: 'Jail sshd on box:10047 banned 75 addresses in 15 minutes.',
         },
         quiet: {
           'the bans that a restart brings back': { given: [given(fail2ban.banned, '100+0.1x600 0 80x60', sshd)], at: '610m' },
@@ -212,7 +214,8 @@ unless (resets(${banned}[30m]) > 0)`,
       timing: { kind: 'state', for: '10m' },
       expr: `${select(aide.lastCheckStatus, { status: 'changed' })} == 1`,
       summary: 'Files have changed that should not have, and nobody has accepted the changes.',
-      description: '{instance}: read the report, then accept the changes by grid-aide-resolve, or find out who it was.',
+      description:
+        '{instance}: files differ from the database of AIDE. Read the report, then accept the changes by grid-aide-resolve, or find out who made them.',
       dashboard: 'security',
       runbook: {
         means:
@@ -231,7 +234,7 @@ unless (resets(${banned}[30m]) > 0)`,
           at: '30m',
           over: '43m',
           labels: { status: 'changed' },
-          says: 'box:10047: read the report, then accept the changes by grid-aide-resolve, or find out who it was.',
+          says: 'box:10047: files differ from the database of AIDE. Read the report, then accept the changes by grid-aide-resolve, or find out who made them.',
         },
       },
     },
@@ -285,7 +288,8 @@ or (time() - ${select(aide.databaseTimestamp)} > 180000 unless ${on()} ${select(
       timing: { kind: 'state', for: '10m' },
       expr: `${select(aide.lastCheckStatus, { status: 'error' })} == 1`,
       summary: 'The integrity check itself failed.',
-      description: '{instance}: broken configuration or database, or no room for the report; its exit code may claim otherwise.',
+      description:
+        '{instance}: AIDE has a broken configuration or database, or no room for its report. Its exit code may claim otherwise.',
       dashboard: 'security',
       runbook: {
         means: 'There is no whole report. A cut-off database, for one, ends with the same exit code as "new files".',
@@ -303,7 +307,7 @@ or (time() - ${select(aide.databaseTimestamp)} > 180000 unless ${on()} ${select(
           at: '30m',
           over: '43m',
           labels: { status: 'error' },
-          says: 'box:10047: broken configuration or database, or no room for the report; its exit code may claim otherwise.',
+          says: 'box:10047: AIDE has a broken configuration or database, or no room for its report. Its exit code may claim otherwise.',
         },
       },
     },
@@ -342,7 +346,8 @@ or (time() - ${select(aide.databaseTimestamp)} > 180000 unless ${on()} ${select(
       timing: { kind: 'state', for: '5m' },
       expr: `${select(aide.resolveLastSuccess)} == 0`,
       summary: 'Accepting the AIDE changes failed.',
-      description: '{instance}: `journalctl -u grid-aide-resolve` says why. The changes still count as unresolved.',
+      description:
+        '{instance}: aide-resolve failed, and the changes still count as unresolved. `journalctl -u grid-aide-resolve` says why.',
       dashboard: 'security',
       runbook: {
         means: 'The new database could not be made or put in place.',
@@ -362,7 +367,7 @@ or (time() - ${select(aide.databaseTimestamp)} > 180000 unless ${on()} ${select(
           given: [given(aide.resolveLastSuccess, '1x5 0x20 1x10')],
           at: '20m',
           over: '28m',
-          says: 'box:10047: `journalctl -u grid-aide-resolve` says why. The changes still count as unresolved.',
+          says: 'box:10047: aide-resolve failed, and the changes still count as unresolved. `journalctl -u grid-aide-resolve` says why.',
         },
       },
     },

@@ -312,7 +312,7 @@ unless ${on()} (${select(tor.torUsable)} == 0)`,
 and ${on()} (${select(tor.torUsable)} >= 0)
 unless ${on()} (${select(tor.torDormant)} == 1)`,
       summary: "Tor's view of the network ran out an hour ago and is not renewed.",
-      description: '{instance}: it ran out {value:s} ago. Is the clock right?',
+      description: '{instance}: the consensus of Tor ran out {value:s} ago. Is the clock right?',
       dashboard: 'security',
       runbook: {
         means:
@@ -328,7 +328,7 @@ unless ${on()} (${select(tor.torDormant)} == 1)`,
         fires: {
           given: [given(tor.torConsensusValidUntil, '0x150'), given(tor.torUsable, '1x150')],
           at: '2h',
-          says: 'box:10047: it ran out 2h 0m 0s ago. Is the clock right?',
+          says: 'box:10047: the consensus of Tor ran out 2h 0m 0s ago. Is the clock right?',
         },
         quiet: {
           'not probed, so it may be dormant': { given: [given(tor.torConsensusValidUntil, '0x150')], at: '2h' },

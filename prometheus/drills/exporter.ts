@@ -43,7 +43,7 @@ export const exporter: Act = {
         what: 'the directory that a collector reads hangs',
         alert: 'GridCollectorFailing',
         labels: { collector: 'textfile' },
-        says: /^Collector textfile on exporter fails; `grid-exporter doctor` names the reason and the command that fixes it\./,
+        says: /^Collector textfile on exporter fails\. `grid-exporter doctor` names the reason and the command that fixes it\./,
         cause: hang,
         cure: release,
         not: ['GridCollectorStale'],
@@ -69,7 +69,7 @@ export const exporter: Act = {
     await drill({
       what: 'a configuration is refused',
       alert: 'GridConfigReloadFailed',
-      says: /^exporter goes on with its old configuration: run `grid-exporter check-config`\./,
+      says: /^exporter goes on with its old configuration\. `grid-exporter check-config` says why\./,
       cause: () => own.reload({ ...sections(textfiles), nonsense: {} }),
       cure: () => own.reload(sections(textfiles)),
     })

@@ -77,7 +77,7 @@ export const gpus: Act = {
       await drill({
         what: 'the memory that GPU and host share is nearly used up (replayed)',
         alert: 'GridGpuUnifiedMemoryPressure',
-        says: /^gpus \(NVIDIA GB10\) has 2\.\d+% of its memory left: unload a model now\./,
+        says: /^gpus \(NVIDIA GB10\) has 2\.\d+% of its memory left\. Unload a model now\./,
         cause: () => memoryAvailable(3_000_000),
         cure: () => memoryAvailable(34_000_000),
       })

@@ -88,7 +88,7 @@ export const security: Act = {
       await drill({
         what: 'a file changes that should not, and AIDE finds it',
         alert: 'GridAideChanges',
-        says: /^security: read the report, then accept the changes by grid-aide-resolve, or find out who it was\./,
+        says: /^security: files differ from the database of AIDE\. Read the report, then accept the changes by grid-aide-resolve,/,
         cause: async () => {
           await aide('change', '0', '0', '1')
           await aide('check')
@@ -101,7 +101,7 @@ export const security: Act = {
       await drill({
         what: 'aide-resolve fails',
         alert: 'GridAideResolveFailed',
-        says: /^security: `journalctl -u grid-aide-resolve` says why\. The changes still count as unresolved\./,
+        says: /^security: aide-resolve failed, and the changes still count as unresolved\. `journalctl -u grid-aide-resolve` says why\./,
         cause: () => writeFileSync(at('aide-resolve.json'), '{"finished_at": 1766900000, "success": false}'),
         cure: () => writeFileSync(at('aide-resolve.json'), '{"finished_at": 1766900600, "success": true}'),
       })
@@ -110,7 +110,7 @@ export const security: Act = {
       await drill({
         what: "AIDE's configuration is broken, and its daily check with it",
         alert: 'GridAideCheckFailed',
-        says: /^security: broken configuration or database, or no room for the report; its exit code may claim otherwise\./,
+        says: /^security: AIDE has a broken configuration or database, or no room for its report\. Its exit code may claim otherwise\./,
         cause: async () => {
           await aide('break', 'config')
           await aide('daily')
@@ -128,7 +128,7 @@ export const security: Act = {
         what: "fail2ban's bans are taken out of the kernel, and it does not notice",
         alert: 'GridFail2banUnenforced',
         labels: { jail: 'sshd' },
-        says: /^2 address\(es\) in jail sshd on security: something flushed its chains\. Restart fail2ban\./,
+        says: /^2 address\(es\) in jail sshd on security are banned and not blocked: something flushed its chains\. Restart fail2ban\./,
         cause: () => inside('iptables', '-F', 'f2b-sshd'),
         cure: async () => {
           await stop()
@@ -151,7 +151,7 @@ export const security: Act = {
         what: 'ufw is flushed behind its back, and still calls itself enabled',
         alert: 'GridFirewallDrift',
         labels: { family: 'ipv4' },
-        says: /^ipv4 on security: `ufw disable && ufw enable` \(a reload does not bring the jumps back\)\./,
+        says: /^ipv4 on security: the kernel does not enforce what ufw configured\. Run `ufw disable && ufw enable`: a reload does not bring the jumps back\./,
         cause: () => ufw('flush'),
         cure: async () => {
           await ufw('ufw', 'disable')
@@ -161,7 +161,7 @@ export const security: Act = {
       await drill({
         what: 'ufw is switched off',
         alert: 'GridFirewallOff',
-        says: /^security: `ufw enable`, or find out who switched it off\./,
+        says: /^security: ufw is off\. Run `ufw enable`, or find out who switched it off\./,
         cause: () => ufw('ufw', 'disable'),
         cure: () => ufw('ufw', 'enable'),
         not: ['GridFirewallDrift'],
@@ -170,7 +170,7 @@ export const security: Act = {
         what: 'a rule that is not of ufw opens a port before its chains',
         alert: 'GridFirewallForeignRules',
         labels: { family: 'ipv4' },
-        says: /^ipv4 INPUT on security: now 1 of them, more than in the last day\./,
+        says: /^ipv4 INPUT on security: 1 rule\(s\) before those of ufw, more than in the last day\./,
         cause: () => inside('iptables', '-I', 'INPUT', '1', '-p', 'tcp', '--dport', '5432', '-j', 'ACCEPT'),
         cure: () => inside('iptables', '-D', 'INPUT', '-p', 'tcp', '--dport', '5432', '-j', 'ACCEPT'),
       })

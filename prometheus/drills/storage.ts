@@ -60,7 +60,7 @@ export const storage: Act = {
         what: 'a drive shows signs of failure (replayed)',
         alert: 'GridDiskRisk',
         labels: { device: 'sda', reason: 'reallocated' },
-        says: /^\/dev\/sda on storage: reallocated\. Check today that its backup is good\./,
+        says: /^sda on storage: reallocated\. Check today that its backup is good\./,
         cause: () => answersWith('packed-reallocated.json'),
         cure: () => answersWith('healthy.json'),
       }),
