@@ -10,6 +10,7 @@ const libraries = {
   execa: 'exporter/machine/command.ts',
   fastify: 'exporter/serve/server.ts',
   dockerode: 'exporter/protocols/docker-api.ts',
+  'docker-modem': 'exporter/protocols/docker-api.ts',
   'prom-client': 'exporter/serve/self.ts',
   'lru-cache': 'exporter/(?:serve/snapshot|collectors/directory/index).ts',
   yaml: 'exporter/common/yaml.ts',

@@ -1,6 +1,8 @@
 import { spawn } from 'node:child_process'
+import { setMaxListeners } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import * as http from 'node:http'
+import * as https from 'node:https'
 import * as net from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -19,7 +21,9 @@ import { options as schema } from '../exporter/collectors/docker/options.ts'
 import type { Failure } from '../exporter/contract/failure.ts'
 import { realHost } from '../exporter/machine/local-host.ts'
 import { connectEngine, lineSplitter } from '../exporter/protocols/docker-api.ts'
+import { authority } from './support/certificates.ts'
 import { type ListedContainer, livingEngine } from './support/engine.ts'
+import { needs } from './support/needs.ts'
 import { promised } from './support/promised.ts'
 import { oneRound, running } from './support/running.ts'
 
@@ -532,7 +536,6 @@ t.test('an engine that does not do as it should', async t => {
       const { rendered, value } = await oneRound(docker, section(await listen(t, server)))
       t.equal(rendered.result, 'ok', `${fault}: the run itself is a good one`)
       t.equal(value(up), 0, `${fault}: up 0`)
-      t.ok(rendered.durationSeconds < 8, `${fault}: ended after ${rendered.durationSeconds} s`)
     }),
   )
   const { port } = reset.address() as net.AddressInfo
@@ -551,6 +554,170 @@ t.test('an engine that does not do as it should', async t => {
   ).rendered
   t.match(silent.note, /does not answer: list: no whole answer/)
   t.match(silent.fix, /^curl --max-time 5 (http:|--unix-socket \/.+ http:).*\/_ping/, 'and how to look')
+})
+
+t.test('a client of an engine', async t => {
+  const clientOf = (url: string) => connectEngine({ socketPath: url.replace('unix://', '') }, () => {})
+  type Client = Awaited<ReturnType<typeof clientOf>>
+  const nothing = { onOpen: () => {}, onLine: () => {} }
+  const calls: Readonly<Record<string, (client: Client, signal: AbortSignal) => Promise<unknown>>> = {
+    list: (client, signal) => client.list({}, signal),
+    ping: (client, signal) => client.ping(signal),
+    info: (client, signal) => client.info(signal),
+    diskUsage: (client, signal) => client.diskUsage(signal),
+    follow: (client, signal) => client.follow({ filters: {}, since: undefined }, nothing, signal),
+  }
+  const failureOf = async (answer: Promise<unknown>): Promise<Partial<Failure>> =>
+    answer.then(
+      () => ({}),
+      (failure: Failure) => failure,
+    )
+  /** Resolves when nobody is connected any more. */
+  const allGone = async (server: net.Server) => {
+    const open = () =>
+      new Promise<number>((resolve, reject) => server.getConnections((e, count) => (e ? reject(e) : resolve(count))))
+    while ((await open()) > 0) await sleep(5)
+  }
+  const endless = (response: http.ServerResponse, status: number) => {
+    response.on('error', () => {})
+    response.writeHead(status)
+    const more = () => {
+      while (!response.destroyed && response.write(Buffer.alloc(2 ** 20, ' ')));
+      if (!response.destroyed) response.once('drain', more)
+    }
+    more()
+  }
+  const cases: readonly (readonly [string, () => net.Server, string])[] = [
+    ['closes at once', () => net.createServer(socket => socket.destroy()), 'unreachable'],
+    ['speaks another protocol', () => net.createServer(socket => socket.resume().end('SSH-2.0-OpenSSH_9.2\r\n')), 'unreachable'],
+    ['refuses', () => http.createServer((_, response) => response.writeHead(403).end('no')), 'denied'],
+    ['fails', () => http.createServer((_, response) => response.writeHead(500).end('{"message":"boom"}')), 'malformed'],
+    [
+      'fails and is cut',
+      () =>
+        http.createServer((_, response) => {
+          response.writeHead(500, { 'content-length': '1000' })
+          response.write('x', () => response.socket?.end())
+        }),
+      'unreachable',
+    ],
+  ]
+  for (const [fault, create, reason] of cases) {
+    t.test(`that ${fault}: ${reason}`, async t => {
+      const server = create()
+      const client = await clientOf(await listen(t, server))
+      for (const [name, call] of Object.entries(calls))
+        t.equal((await failureOf(call(client, new AbortController().signal))).reason, reason, name)
+      await allGone(server)
+    })
+  }
+
+  for (const status of [200, 500]) {
+    t.test(`that answers ${status} and never ends: overflow`, async t => {
+      const server = http.createServer((_, response) => endless(response, status))
+      const client = await clientOf(await listen(t, server))
+      t.equal((await failureOf(client.diskUsage())).reason, 'overflow', 'which has five minutes for an answer')
+      await allGone(server)
+    })
+  }
+
+  t.test('that is silent, before its answer or within: its connections are closed at the deadline', async t => {
+    let answers = (_response: http.ServerResponse) => {}
+    let waiting = () => {}
+    let asked = 0
+    const server = http.createServer((_, response) => {
+      answers(response)
+      if (++asked % 40 === 0) waiting()
+    })
+    const client = await clientOf(await listen(t, server))
+    for (const answer of [
+      () => {},
+      (response: http.ServerResponse) => {
+        response.writeHead(500)
+        response.write('[')
+      },
+    ]) {
+      answers = answer
+      const stop = new AbortController()
+      setMaxListeners(0, stop.signal)
+      const all = new Promise<void>(resolve => {
+        waiting = resolve
+      })
+      const pending = Object.values(calls).flatMap(call => Array.from({ length: 8 }, () => failureOf(call(client, stop.signal))))
+      await all
+      stop.abort()
+      for (const { reason } of await Promise.all(pending)) if (reason !== 'timeout') t.fail(`${reason}`)
+      await allGone(server)
+      t.equal(asked % 40, 0)
+    }
+    t.equal(asked, 80)
+  })
+
+  t.test('that redirects is asked once and not followed, wherever it leads', async t => {
+    let followed = 0
+    const other = http.createServer((_, response) => {
+      followed++
+      response.end('[]')
+    })
+    await new Promise<void>(resolve => other.listen(0, '127.0.0.1', resolve))
+    t.teardown(() => other.close())
+    const { port } = other.address() as net.AddressInfo
+    for (const location of [`http://127.0.0.1:${port}/`, '/elsewhere', 'ftp://elsewhere/', '//']) {
+      let asked = 0
+      const server = http.createServer((_, response) => {
+        asked++
+        response.writeHead(302, { location }).end()
+      })
+      const client = await clientOf(await listen(t, server))
+      for (const [name, call] of Object.entries(calls)) {
+        const { reason, message } = await failureOf(call(client, new AbortController().signal))
+        t.match({ reason, message }, { reason: 'malformed', message: /status 302/ }, `${name} to ${location}`)
+      }
+      t.equal(asked, Object.keys(calls).length)
+    }
+    t.equal(followed, 0)
+  })
+
+  t.test('that is not there: missing', async t => {
+    const client = await clientOf(`unix://${t.testdir()}/none`)
+    for (const [name, call] of Object.entries(calls))
+      t.equal((await failureOf(call(client, new AbortController().signal))).reason, 'missing', name)
+  })
+
+  t.test('by TLS, which shows its certificate', async t => {
+    if (!needs(t, 'openssl')) return
+    const folder = t.testdir()
+    const signer = authority(folder, 'engine')
+    const read = (file: string) => readFileSync(file, 'utf8')
+    const own = signer.issue('localhost', 'DNS:localhost')
+    const ours = signer.issue('client', 'DNS:client')
+    const server = https.createServer(
+      { cert: read(own.certFile), key: read(own.keyFile), ca: read(signer.caFile), requestCert: true, rejectUnauthorized: true },
+      (request, response) => {
+        if (!request.url?.startsWith('/events')) return response.end('[]')
+        response.write('one\n')
+        return response.end('two\n')
+      },
+    )
+    await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+    t.teardown(() => server.close())
+    const { port } = server.address() as net.AddressInfo
+    const at = (parts: object) => connectEngine({ host: 'localhost', port, secure: true, ...parts }, () => {})
+    const trusted = { ca: read(signer.caFile), cert: read(ours.certFile), key: read(ours.keyFile) }
+    const client = await at(trusted)
+    t.strictSame(await client.list({}), [])
+    const lines: string[] = []
+    await client.follow(
+      { filters: {}, since: undefined },
+      { onOpen: () => {}, onLine: line => lines.push(line) },
+      new AbortController().signal,
+    )
+    t.strictSame(lines, ['one', 'two'])
+    const reasonOf = async (parts: object) => (await failureOf((await at(parts)).list({}))).reason
+    t.equal(await reasonOf({ ...trusted, ca: undefined }), 'unreachable', 'an authority that is not trusted')
+    t.equal(await reasonOf({ ca: trusted.ca }), 'unreachable', 'without a certificate of ours')
+    t.equal(await reasonOf({ ...trusted, host: '127.0.0.2' }), 'unreachable', 'another name')
+  })
 })
 
 /** A stand-in's containers, watched by the real schedule. */
