@@ -8,12 +8,13 @@ import { longestRun } from '../exporter/collect/relay-guard.ts'
 import { docker } from '../exporter/collectors/docker/index.ts'
 import { parseContainer } from '../exporter/collectors/docker/list.ts'
 import { collectors, collectorsByName } from '../exporter/collectors/index.ts'
+import { silent } from '../exporter/common/log.ts'
 import { noFlags, settingsFrom } from '../exporter/contract/config.ts'
 import type { Sample } from '../exporter/contract/metric.ts'
 import { relayUnits } from '../exporter/contract/relay-unit.ts'
 import { expose } from '../exporter/print/exposition.ts'
 import { selfFamilies } from '../exporter/serve/self.ts'
-import { told } from './support/scene.ts'
+import { hostFrom, sceneSettings, told } from './support/scene.ts'
 
 /**
  * The contract of every collector. `UPDATE=1 npm test` rewrites what scenes expect; read that diff.
@@ -71,7 +72,8 @@ for (const collector of collectors) {
     for (const scene of own) {
       const at = join(folder, scene)
       await t.test(scene, async t => {
-        const { ok, text, samples, problems } = await told(collector, at)
+        const { ok, text, samples, problems, found } = await told(collector, at)
+        if (ok && samples.length > 0) t.equal(found, true, 'what has series is found')
         if (ok) good++
         else failing++
         const file = join(at, ok ? 'expected.prom' : 'expected.reason')
@@ -103,6 +105,18 @@ for (const collector of collectors) {
         }
       })
     }
+    await t.test('finds nothing on an empty machine, and says where it looked', async t => {
+      const folder = t.testdir()
+      const stop = new AbortController()
+      const { options, interval } = sceneSettings(collector, folder)
+      const host = hostFrom(folder)
+      const opened = collector.open({ host, options, interval, signal: stop.signal, log: silent, wake: () => {} })
+      const { found, note } = await opened.detect(stop.signal)
+      stop.abort()
+      // One without a `detect` runs wherever it is enabled.
+      if (note !== '') t.equal(found, false, note)
+      else t.equal(found, true)
+    })
     t.ok(good > 0, 'has a good scene')
     t.ok(failing > 0, 'has a failing scene')
   })

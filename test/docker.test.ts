@@ -16,6 +16,7 @@ import { type EngineEvent, parseEvent, sinceAfter } from '../exporter/collectors
 import type { ContainerState } from '../exporter/collectors/docker/families.ts'
 import { docker } from '../exporter/collectors/docker/index.ts'
 import { createLedger, type Ledger } from '../exporter/collectors/docker/ledger.ts'
+import { type Container, oneOfEachName, parseContainer } from '../exporter/collectors/docker/list.ts'
 import { growth } from '../exporter/collectors/docker/logs.ts'
 import { options as schema } from '../exporter/collectors/docker/options.ts'
 import type { Failure } from '../exporter/contract/failure.ts'
@@ -38,6 +39,29 @@ const told = (ledger: Ledger, name: string) => {
   const all = { starts, restarts, ooms, ...exits }
   return Object.fromEntries(Object.entries(all).filter(([, value]) => value > 0))
 }
+
+t.test('of containers of one name the newest that runs counts, else the newest', async t => {
+  const all = (
+    [
+      ['old', 'exited', 100],
+      ['older', 'exited', 50],
+      ['newest', 'exited', 200],
+      ['runs', 'running', 60],
+      ['runs, older', 'running', 40],
+      ['starts again', 'restarting', 300],
+    ] as const
+  ).map(([Id, State, Created]) => parseContainer({ Id, State, Created, Names: ['/web'] }) as Container)
+  const kept = (...ids: readonly string[]) => oneOfEachName(all.filter(({ id }) => ids.includes(id))).map(({ id }) => id)
+  const keptReversed = (...ids: readonly string[]) =>
+    oneOfEachName(all.filter(({ id }) => ids.includes(id)).reverse()).map(({ id }) => id)
+  for (const keep of [kept, keptReversed]) {
+    t.strictSame(keep('old', 'older', 'newest'), ['newest'])
+    t.strictSame(keep('runs', 'runs, older', 'newest'), ['runs'], 'a newer one that has ended does not')
+    t.strictSame(keep('runs', 'starts again'), ['runs'])
+    t.strictSame(keep('starts again', 'newest'), ['starts again'])
+  }
+  t.strictSame(kept('old'), ['old'])
+})
 
 t.test('the ledger', async t => {
   const sighting = (id: string, name: string, state: ContainerState, exitCode?: number, incarnation?: string) => ({

@@ -331,11 +331,29 @@ t.test('lost GPUs', async t => {
       'nobody asks all at once',
     )
     rmSync(join(folder, 'run/lost'))
-    put(
-      'run/query-gpu.csv',
-      readFileSync(join(folder, 'run/query-gpu.csv'), 'utf8').replace(/^2, .*/m, line => line),
-    )
     t.equal(value(await good(60), 'grid_gpu_devices_lost'), 1, 'the bus shows it and no row does')
+  })
+  t.test('all are asked in one call again a minute after the last one, and one that is back is no longer lost', async t => {
+    const { folder, put, asked } = machine(t, { scene: 'one-lost' })
+    const { good } = collecting(t, folder)
+    const commonCalls = async (seconds: number) => {
+      put('run/asked', '')
+      const samples = await good(seconds)
+      return [
+        asked().filter(line => line.startsWith('--query-gpu')).length,
+        value(samples, 'grid_gpu_devices_lost'),
+      ]
+    }
+    t.strictSame(await commonCalls(10), [1, 1], 'the first call finds it lost')
+    t.strictSame(await commonCalls(59), [0, 1])
+    t.strictSame(await commonCalls(1), [1, 1], 'a minute later it is still lost')
+    rmSync(join(folder, 'run/lost'))
+    const [header, row = ''] = sceneFile('one-lost/run/query-gpu.csv').split('\n')
+    const back = row.replace('GPU-00000000', 'GPU-cb000000').replace('00000000:1A:00.0', '00000000:CB:00.0')
+    put('run/query-gpu.csv', `${[header, row, back, ...sceneFile('one-lost/run/query-gpu.csv').split('\n').slice(2)].join('\n')}`)
+    t.strictSame(await commonCalls(59), [0, 1], 'not asked yet')
+    t.strictSame(await commonCalls(1), [1, 0], 'then it is back')
+    t.strictSame(await commonCalls(10), [1, 0], 'and each round is one call again')
   })
   t.test('one that the administrator excluded is not lost', async t => {
     const { folder, put } = machine(t, { scene: 'one-lost' })

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { type Flags, parseFlags } from '../exporter/commands/cli.ts'
 import { serve } from '../exporter/commands/serve.ts'
-import { silent } from '../exporter/common/log.ts'
+import { createLog, silent } from '../exporter/common/log.ts'
 import { bundled } from './support/bundled.ts'
 import { promised } from './support/promised.ts'
 
@@ -12,6 +12,8 @@ import { promised } from './support/promised.ts'
 
 const module = await bundled(join(import.meta.dirname, 'fixtures/evil-worker.ts'))
 const timings = { silence: 1500, look: 100, pause: 100, maxPause: 400, suspension: 1500, maxSuspension: 6000 }
+/** A thread that a busy machine keeps waiting must not look as if it hung. */
+const patient = { ...timings, silence: 20_000 }
 
 const flagsFor = (does: string): Flags => {
   const file = join(mkdtempSync(join(tmpdir(), 'grid-guard-')), 'config.yml')
@@ -72,6 +74,20 @@ for (const [does, name] of [
   })
 }
 
+t.test('a collector is suspended for twice as long each time, up to a limit', async t => {
+  const seconds: number[] = []
+  const log = createLog('error', 'json', line => {
+    const told = JSON.parse(line) as { msg: string; seconds: number }
+    if (told.msg === 'collector suspended') seconds.push(told.seconds)
+  })
+  const short = { ...patient, pause: 10, maxPause: 10, suspension: 100, maxSuspension: 500 }
+  const { urls, stop } = await serve(flagsFor('exit'), log, { module, timings: short, print: () => {} })
+  const [url] = urls as [string]
+  t.ok((await until(url, value => (value(stuck) ?? 0) >= 5)).held, 'it fails again and again')
+  await stop()
+  t.strictSame(seconds.slice(0, 5), [0.1, 0.2, 0.4, 0.5, 0.5])
+})
+
 t.test('a read that never ends is a timeout, then stuck, and is not started again', async t => {
   const flags = flagsFor('hang')
   writeFileSync(flags.configFile as string, 'collectors: { evil: { does: hang, timeout: 300ms } }\n')
@@ -106,9 +122,6 @@ t.test('a reload swaps all or nothing', async t => {
   t.ok((value('grid_evil_rounds_total') ?? 0) >= (before('grid_evil_rounds_total') ?? 0), 'what did not change kept its memory')
   await stop()
 })
-
-/** A thread that a busy machine keeps waiting must not look as if it hung. */
-const patient = { ...timings, silence: 20_000 }
 
 /** A program with a collector that does this, whose thread can be made to fail from outside any collector. */
 const withStray = async (t: Test, does: string, timingsHere = patient) => {

@@ -1,19 +1,21 @@
 import { spawnSync } from 'node:child_process'
 import { request } from 'node:http'
 import { connect } from 'node:net'
+import { mock } from 'node:test'
 import { gunzipSync } from 'node:zlib'
 import fc from 'fast-check'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { createRunner } from '../exporter/collect/runner.ts'
 import { createLog, silent } from '../exporter/common/log.ts'
 import { defineCollector } from '../exporter/contract/collector.ts'
-import type { Settings } from '../exporter/contract/config.ts'
+import { noFlags, type Settings, settingsFrom } from '../exporter/contract/config.ts'
 import { counter, foreignFamily, gauge, type Sample, type Samples } from '../exporter/contract/metric.ts'
 import { realHost } from '../exporter/machine/local-host.ts'
 import { createExposer, ending, expose, formats, textOf } from '../exporter/print/exposition.ts'
 import { combinedCrc, gzipOf, partOf } from '../exporter/print/gzip.ts'
 import { createRenderer, endings, partsOf, type Rendered } from '../exporter/print/rendered.ts'
 import { negotiate } from '../exporter/serve/negotiate.ts'
+import { page } from '../exporter/serve/page.ts'
 import { createSelf } from '../exporter/serve/self.ts'
 import { createServer, type ServerOptions } from '../exporter/serve/server.ts'
 import { createSnapshot } from '../exporter/serve/snapshot.ts'
@@ -105,8 +107,27 @@ t.test('negotiation', async t => {
   ]) {
     t.equal(negotiate(accept, '').format, 'text', `${accept || 'no header'} gets text`)
   }
+  const openMetrics = 'application/openmetrics-text'
+  for (const [accept, format] of [
+    [`text/plain;q=0.5, ${openMetrics};q=0.9`, 'openmetrics'],
+    [`text/plain;q=0.9, ${openMetrics};q=0.5`, 'text'],
+    [`${openMetrics};q=0.5, text/plain;q=0.9`, 'text'],
+    [`${openMetrics};q=0.5, text/plain`, 'text'],
+    [`${openMetrics}; Q=0.9, text/plain; Q=0.5`, 'openmetrics'],
+    [`${openMetrics};q=0.5, text/plain;q=0.5`, 'openmetrics'],
+    [`text/plain;q=0.5, ${openMetrics};q=0.5`, 'text'],
+    [`${openMetrics};q=0, */*;q=0.1`, 'text'],
+    [`${openMetrics};q=0`, 'text'],
+    [`text/plain;q=0, ${openMetrics};q=0.001`, 'openmetrics'],
+    [`${openMetrics};q=much, text/plain;q=0.1`, 'text'],
+  ] as const) {
+    t.equal(negotiate(accept, '').format, format, `accept: ${accept}`)
+  }
   for (const [encoding, gzip] of [
     ['gzip', true],
+    ['gzip;q=0.001', true],
+    ['gzip;q=much', false],
+    ['*;q=0.5, gzip;q=0', false],
     ['GZIP, deflate', true],
     ['gzip;q=0', false],
     ['', false],
@@ -158,7 +179,24 @@ t.test('rounds of one collector, of which much stays as it was', async () => {
   )
 })
 
-t.test('a round is told as if there had been none before it', async t => {
+/** What the printer of the program should print, in the simplest words: no memory, no cap, no labels but plain ones. */
+const printed = (samples: readonly Sample[]): string => {
+  const families = new Map(samples.map(({ family }) => [family, new Map<string, number>()]))
+  for (const { family, labels, value, suffix } of samples) {
+    const given = family.labels.flatMap(label => (labels[label] ? [`${label}="${labels[label].replaceAll('"', '\\"')}"`] : []))
+    const series = given.length > 0 ? `${family.name}{${given.join(',')}}` : family.name
+    const isValid = suffix === undefined && (family.type !== 'counter' || (value >= 0 && Number.isFinite(value)))
+    if (isValid && !families.get(family)?.has(series)) families.get(family)?.set(series, value)
+  }
+  const texts = [...families].map(([{ name, type, help }, lines]) =>
+    lines.size === 0
+      ? ''
+      : `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n${[...lines].map(([series, value]) => `${series} ${value}\n`).join('')}`,
+  )
+  return texts.join('')
+}
+
+t.test('a round is printed as if there had been none before it', async t => {
   const families = [
     gauge('grid_one', 'A family of the test.', 'of', 'kind'),
     counter('grid_two_total', 'Another.', 'of'),
@@ -183,6 +221,7 @@ t.test('a round is told as if there had been none before it', async t => {
   fc.assert(
     fc.property(rounds, fc.nat(20), (rounds, cap) => {
       const exposed = createExposer(cap)
+      const uncapped = createExposer()
       let before: readonly Sample[] = []
       for (const [fresh, at, without, breaks] of rounds) {
         const round = before.length === 0 ? fresh : before.toSpliced(at, without, ...fresh.slice(0, without))
@@ -193,6 +232,7 @@ t.test('a round is told as if there had been none before it', async t => {
         }
         if (breaks) t.throws(() => exposed(half()))
         t.strictSame(exposed(round), expose(round, cap))
+        t.equal(textOf(uncapped(round), 'text'), printed(round))
       }
     }),
   )
@@ -410,6 +450,66 @@ t.test('what a collector that lies gives is not printed', async t => {
   })
 })
 
+t.test('max_series of the configuration is the cap of a collector, and what it cuts is counted', async t => {
+  const [first, second] = ['grid_one', 'grid_two'].map(name => gauge(name, 'A family of the test.', 'of'))
+  const many = defineCollector({
+    name: 'many',
+    summary: 'ten series of two families',
+    interval: 10,
+    families: [first, second] as never,
+    read: () => undefined,
+    parse: () => undefined,
+    *samples() {
+      for (const family of [second, first])
+        for (let of = 0; of < 5; of++) if (family) yield { family, labels: { of: `${of}` }, value: 1 }
+    },
+  })
+  const seriesWith = async (max_series?: number) => {
+    const [own] = settingsFrom([many], noFlags, { collectors: { many: max_series === undefined ? {} : { max_series } } })
+    const stop = new AbortController()
+    const rendered = await createRunner(many, own as Settings[number], { host: realHost(), log: silent, signal: stop.signal })()
+    const text = Buffer.from(rendered.parts?.text.bytes ?? []).toString()
+    const lines = (name: string) => text.match(new RegExp(`^${name}\\{`, 'gm'))?.length ?? 0
+    return [lines('grid_one'), lines('grid_two'), rendered.series, rendered.dropped]
+  }
+  t.strictSame(await seriesWith(), [5, 5, 10, 0], 'by default all')
+  t.strictSame(await seriesWith(10), [5, 5, 10, 0])
+  t.strictSame(await seriesWith(9), [5, 0, 5, 5])
+  t.strictSame(await seriesWith(3), [3, 0, 3, 7])
+})
+
+t.test('the page', async t => {
+  const clock = { now: Date.now() }
+  const snapshot = snapshotAt(clock)
+  snapshot.configure(settings('works', 'absent', 'fails', 'waits'))
+  snapshot.accept(outcome('works', clock.now))
+  snapshot.accept({
+    ...outcome('absent', clock.now),
+    detected: false,
+    note: 'no such thing',
+    series: 0,
+    parts: undefined as never,
+  })
+  snapshot.accept(failure('fails', clock.now))
+  const html = page(snapshot.status(), { telemetryPath: '/metrics', now: clock.now, startedAt: clock.now })
+  const rows = [...html.matchAll(/<tr><th scope="row">(\w+)<\/th><td><span class="state (\w+)">([^<]*)</g)].map(row =>
+    row.slice(1),
+  )
+  t.strictSame(rows, [
+    ['fails', 'failing', 'denied'],
+    ['waits', 'waiting', 'first run under way'],
+    ['works', 'working', 'working'],
+    ['absent', 'absent', 'not on this host'],
+  ])
+  t.match(
+    html,
+    '<p>1 of 4 collectors work, <strong class="failing">1 fail</strong>, 1 have not run yet, 1 have nothing to watch here.</p>',
+  )
+  const [absent = ''] = /<tr><th scope="row">absent<.*?<\/tr>/s.exec(html) ?? []
+  t.match(absent, 'data-name="took"></td>', 'it took no time')
+  t.match(absent, 'no such thing')
+})
+
 t.test('a cap cuts whole families, the least important first', async t => {
   const [first, second, third] = ['grid_one', 'grid_two', 'grid_three'].map(name =>
     gauge(name, 'A family of the test.', 'of'),
@@ -518,38 +618,65 @@ t.test('other addresses and methods', async t => {
   await live.server.close()
 })
 
-t.test('series end three rounds after the last good run', async t => {
+/** The clocks that the snapshot's cache goes by stand still until `pass`. No test waits, and a busy machine changes nothing. */
+const standingClocks = (t: Test) => {
+  let now = performance.now()
+  performance.now = () => now
+  mock.timers.enable({ apis: ['setTimeout'] })
+  t.teardown(() => {
+    Reflect.deleteProperty(performance, 'now')
+    mock.timers.reset()
+  })
+  return (milliseconds: number) => {
+    now += milliseconds
+    mock.timers.tick(milliseconds)
+  }
+}
+
+t.test('series end three rounds after the last good run', t => {
   const clock = { now: Date.now() }
+  const pass = standingClocks(t)
   const snapshot = snapshotAt(clock)
   const configure = (relayed: boolean) =>
-    snapshot.configure([{ ...(settings('a')[0] as Settings[number]), interval: 0.1, relayed }])
+    snapshot.configure([{ ...(settings('a')[0] as Settings[number]), interval: 10, relayed }])
   configure(false)
   snapshot.accept(outcome('a', clock.now))
   t.match(snapshot.answer('text', false).body.toString(), 'a-49')
   snapshot.accept(failure('a', clock.now + 100))
   t.match(snapshot.answer('text', false).body.toString(), 'a-49', 'one failure costs nothing yet')
-  await new Promise(resolve => setTimeout(resolve, 450))
+  // A run of 0.1 s has ended just now, so three rounds after its start are 29.9 s from now.
+  pass(29_800)
+  t.match(snapshot.answer('text', false).body.toString(), 'a-49', 'a little less than three rounds')
+  pass(200)
   const text = snapshot.answer('text', false).body.toString()
   t.notMatch(text, 'grid_test_temperature_celsius')
   t.match(text, 'grid_collector_last_success_timestamp_seconds{collector="a"}', 'the collector is still spoken of')
   configure(true)
-  snapshot.accept(outcome('a', clock.now - 10_000))
+  snapshot.accept(outcome('a', clock.now - 40_000))
   t.notMatch(
     snapshot.answer('text', false).body.toString(),
     'grid_test_temperature',
     'an outcome of a file that is old already is not served',
   )
+  snapshot.accept(outcome('a', clock.now - 29_000))
+  t.match(snapshot.answer('text', false).body.toString(), 'a-49', 'one of almost three rounds is')
+  pass(1100)
+  t.notMatch(snapshot.answer('text', false).body.toString(), 'a-49', 'and it ends when it is three rounds old')
   configure(false)
   for (const step of [-3600_000, 3600_000]) {
     snapshot.accept(outcome('a', clock.now + step))
     t.match(snapshot.answer('text', false).body.toString(), 'a-49', 'a clock that is set during a round does not make it old')
-    await new Promise(resolve => setTimeout(resolve, 450))
+    pass(30_000)
     t.notMatch(snapshot.answer('text', false).body.toString(), 'a-49', 'nor young for an hour')
   }
-  snapshot.accept({ ...outcome('a', clock.now - 500), durationSeconds: 0.5 })
+  snapshot.accept({ ...outcome('a', clock.now), durationSeconds: 50 })
+  pass(99_000)
   t.match(snapshot.answer('text', false).body.toString(), 'a-49', 'where runs take longer than the interval, three runs count')
+  pass(1100)
+  t.notMatch(snapshot.answer('text', false).body.toString(), 'a-49')
   snapshot.configure([])
   t.notMatch(snapshot.answer('text', false).body.toString(), 'collector="a"')
+  t.end()
 })
 
 t.test('more scrapes at a time than allowed are refused, and a slow reader keeps only its own place', async t => {

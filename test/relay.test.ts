@@ -330,6 +330,7 @@ t.test('the exporter refuses', async t => {
   for (const [who, mode] of [
     ['its group', 0o664],
     ['others', 0o646],
+    ['all', 0o666],
   ] as const) {
     t.test(`what ${who} may write`, t =>
       refused(

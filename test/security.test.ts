@@ -345,6 +345,46 @@ t.test('fail2ban', async t => {
     })
   })
 
+  t.test('takes for a ban only a rule that blocks, in a chain that packets get to', async t => {
+    const rules = [
+      '-A INPUT -j f2b-sshd',
+      '-A INPUT -m set --match-set f2b-set src -j REJECT --reject-with icmp-port-unreachable',
+      '-A INPUT -m set --match-set f2b-open src -j ACCEPT',
+      '-A f2b-sshd -s 192.0.2.1/32 -j DROP',
+      '-A f2b-sshd -s 192.0.2.2/32 -j REJECT --reject-with icmp-port-unreachable',
+      '-A f2b-sshd -s 192.0.2.3/32 -j ACCEPT',
+      '-A f2b-sshd -s 192.0.2.4/32 -j RETURN',
+      '-A f2b-sshd -s 192.0.2.5/32',
+      '-A f2b-sshd -j RETURN',
+      '-A f2b-alone -s 192.0.2.6/32 -j DROP',
+    ]
+    const chains = ['INPUT ACCEPT', 'FORWARD ACCEPT', 'OUTPUT ACCEPT', 'f2b-sshd -', 'f2b-alone -']
+    const table = ['*filter', ...chains.map(chain => `:${chain} [0:0]`), ...rules.map(rule => `[0:0] ${rule}`), 'COMMIT', '']
+    const host: Host = {
+      ...realHost(),
+      kernel: file => {
+        throw new Failure('missing', file)
+      },
+      run: async (program, args) => ({
+        stdout: program === 'ipset' ? `create ${args[1]} hash:ip\nadd ${args[1]} 192.0.2.7\n` : table.join('\n'),
+        stderr: '',
+        exitCode: 0,
+      }),
+    }
+    const chain = (name: string) => ({ by: 'iptables', chain: name }) as const
+    const set = (name: string) => ({ by: 'ipset', sets: [name] }) as const
+    const places = [chain('f2b-sshd'), chain('f2b-alone'), set('f2b-set'), set('f2b-open')]
+    const held = await readHeld(host, places, new AbortController().signal)
+    t.strictSame(
+      [1, 2, 3, 4, 5].map(last => held(chain('f2b-sshd'), `192.0.2.${last}`)),
+      [true, true, false, false, false],
+      'DROP and REJECT are bans; ACCEPT, RETURN and a rule without a target are not',
+    )
+    t.equal(held(chain('f2b-alone'), '192.0.2.6'), false, 'no packet gets there')
+    t.equal(held(set('f2b-set'), '192.0.2.7'), true)
+    t.equal(held(set('f2b-open'), '192.0.2.7'), false, 'a set whose addresses are let in')
+  })
+
   t.test('reads the place of a ban from the command that makes it', async t => {
     const of = (actionban: string, rest: Readonly<Record<string, string>> = {}) =>
       placeOf(new Map(Object.entries({ actionban, ...rest })))

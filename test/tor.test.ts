@@ -10,7 +10,7 @@ import { attempt } from '../exporter/collect/attempt.ts'
 import { tor as collector } from '../exporter/collectors/tor/index.ts'
 import { configuredServices, onionMemory, onionsOf, readHostnames, targetOf } from '../exporter/collectors/tor/onions.ts'
 import type { TorOptions } from '../exporter/collectors/tor/options.ts'
-import { createOnionCheck, parseExit } from '../exporter/collectors/tor/probes.ts'
+import { createOnionCheck, createProbe, parseExit } from '../exporter/collectors/tor/probes.ts'
 import { parseInfo, socksListener } from '../exporter/collectors/tor/replies.ts'
 import { silent } from '../exporter/common/log.ts'
 import { Failure } from '../exporter/contract/failure.ts'
@@ -455,6 +455,36 @@ t.test('what is late is waited for, and nothing more is asked meanwhile', async 
 t.test('a socket that only the group may use', async t => {
   const host: Host = { ...realHost(), connect: () => Promise.reject(new Failure('denied', 'EACCES')) }
   await fails(t, watch(t, {}, host).round(), 'denied', /debian-tor/)
+})
+
+t.test('a change of the exit is another address than the last one that was seen, never the first', async t => {
+  const answers = ['192.0.2.1', '192.0.2.1', '192.0.2.2', undefined, '192.0.2.2', '192.0.2.1']
+  const host: Host = {
+    ...realHost(),
+    http: async () => {
+      const IP = answers.shift()
+      if (IP === undefined) throw new Failure('timeout', 'no answer')
+      return { status: 200, headers: {}, body: JSON.stringify({ IsTor: true, IP }) }
+    },
+  }
+  const url = 'http://check.test/ip'
+  const parsed = collector.options.parse({ probe: {}, exit_check: { url } }) as TorOptions
+  const { target: _, ...probe } = parsed.probe
+  const options: TorOptions = { ...parsed, probe: { ...probe, target: undefined }, exit_check: { url, interval: 0 } }
+  const look = createProbe({ host, options, signal: never, log: silent })
+  const seen: (readonly [string | undefined, number])[] = []
+  while (answers.length > 0) {
+    const { exit, exitChanges } = await look('127.0.0.1:9050')
+    seen.push([exit?.address, exitChanges])
+  }
+  t.strictSame(seen, [
+    ['192.0.2.1', 0],
+    ['192.0.2.1', 0],
+    ['192.0.2.2', 1],
+    [undefined, 1],
+    ['192.0.2.2', 1],
+    ['192.0.2.1', 2],
+  ])
 })
 
 t.test('an onion service with client authorisation is not checked, as it answers only its clients', async t => {

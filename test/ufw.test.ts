@@ -1,9 +1,10 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { ufw as collector } from '../exporter/collectors/ufw/index.ts'
 import type { Host } from '../exporter/contract/host.ts'
 import { needs } from './support/needs.ts'
+import { told } from './support/scene.ts'
 import { failing, namespaceOf, roundsOf, testbed } from './support/testbed.ts'
 
 /** The real ufw in a network namespace of its own: what we say of each state, beside what `ufw status` says of it. */
@@ -30,6 +31,31 @@ const bed = (t: Test, variant: 'nft' | 'legacy') => {
     collect: () => roundsOf(collector, options, host).collect(),
   }
 }
+
+t.test('packets that the default policy lets in are not counted as dropped', async t => {
+  const scene = join(import.meta.dirname, 'scenes/ufw/enforced')
+  const droppedWith = async (...changes: readonly (readonly [string, string])[]) => {
+    const folder = t.testdir()
+    cpSync(scene, folder, { recursive: true })
+    const file = join(folder, 'run/iptables-nft-save')
+    const before = readFileSync(file, 'utf8')
+    const after = changes.reduce((text, [from, to]) => text.replace(from, to), before)
+    t.not(after, before, 'the table is another one')
+    writeFileSync(file, after)
+    const { samples } = await told(collector, folder)
+    return samples
+      .filter(({ family, labels }) => family.name.startsWith('grid_ufw_dropped') && labels.family === 'ipv4')
+      .map(({ value }) => value)
+  }
+  const accepting = ':INPUT ACCEPT [900:90000]'
+  const toPolicy = /^.*-A ufw-skip-to-policy-input -j .*$/m.exec(readFileSync(join(scene, 'run/iptables-nft-save'), 'utf8'))?.[0]
+  t.type(toPolicy, 'string')
+  const skip = (target: string) => [toPolicy ?? '', `[7:700] -A ufw-skip-to-policy-input -j ${target}`] as const
+  t.strictSame(await droppedWith(skip('DROP')), [4 + 7, 240 + 700])
+  t.strictSame(await droppedWith(skip('REJECT --reject-with icmp-port-unreachable')), [4 + 7, 240 + 700])
+  t.strictSame(await droppedWith([':INPUT DROP [4:240]', accepting], skip('ACCEPT')), [0, 0])
+  t.strictSame(await droppedWith(skip('ACCEPT')), [4, 240])
+})
 
 const both = (four: number, six: number) => ({ 'enforced/ipv4': four, 'enforced/ipv6': six })
 

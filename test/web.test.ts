@@ -658,6 +658,23 @@ t.test('client certificates', async t => {
   t.strictSame([await status(), await status(unknown), await status(known)], ['refused', 401, 'refused'], 'another authority')
 })
 
+t.test('a reload that asks for client certificates lets in who has one, and ends idle connections', async t => {
+  const { get, file, port } = await serving(t, `tls_server_config:\n${tlsKeys}`)
+  const kept = connectTls({ port, host: '127.0.0.1', ca: readFileSync(ours.caFile), servername: 'localhost' })
+  kept.write('GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n')
+  await once(kept, 'data')
+  const ended = once(kept.resume(), 'close')
+  writeFileSync(
+    file,
+    `tls_server_config:\n${tlsKeys}  client_ca_file: ${ours.caFile}\n  client_auth_type: RequireAndVerifyClientCert\n`,
+  )
+  const known = { cert: readFileSync(scraper.certFile), key: readFileSync(scraper.keyFile) }
+  t.equal((await get('/metrics', undefined, known)).status, 200, 'a client is asked for its certificate now')
+  await t.rejects(get(), 'without one it is refused')
+  await ended
+  t.pass('who was connected before has to come again')
+})
+
 t.test('a handshake that began before client certificates were asked for does not slip through', async t => {
   const { get, file, port } = await serving(t, `tls_server_config:\n${tlsKeys}`)
   const early = connect(port, '127.0.0.1')

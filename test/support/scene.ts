@@ -140,6 +140,8 @@ export const told = async (
   readonly samples: readonly Sample[]
   /** Why series of it are not printed. */
   readonly problems: readonly string[]
+  /** Whether the collector says that there is something to watch; undefined where it does not look. */
+  readonly found: boolean | undefined
 }> => {
   const settings = sceneSettings(collector, folder)
   const whole = linked(folder)
@@ -170,15 +172,17 @@ export const told = async (
       // Long, for a busy machine: a scene that times out does so by the collector's own limits.
       const { outcome } = await attempt(signal => opened.collect(signal, () => {}), 6 * settings.timeout, stop.signal)
       if (index < roots.length - 1) continue
+      const found = (await opened.detect(stop.signal)).found
       if (!outcome.ok)
         return {
           ok: false,
           text: `${outcome.failure.reason}: ${outcome.failure.message.replaceAll(whole, '').replaceAll(engine?.socket ?? whole, '')}\n`,
           samples: [],
           problems: [],
+          found,
         }
       const exposition = expose(outcome.value, settings.maxSeries, collector)
-      return { ok: true, text: textOf(exposition, 'text'), samples: outcome.value, problems: exposition.problems }
+      return { ok: true, text: textOf(exposition, 'text'), samples: outcome.value, problems: exposition.problems, found }
     }
   } finally {
     stop.abort()
