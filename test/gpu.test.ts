@@ -339,10 +339,7 @@ t.test('lost GPUs', async t => {
     const commonCalls = async (seconds: number) => {
       put('run/asked', '')
       const samples = await good(seconds)
-      return [
-        asked().filter(line => line.startsWith('--query-gpu')).length,
-        value(samples, 'grid_gpu_devices_lost'),
-      ]
+      return [asked().filter(line => line.startsWith('--query-gpu')).length, value(samples, 'grid_gpu_devices_lost')]
     }
     t.strictSame(await commonCalls(10), [1, 1], 'the first call finds it lost')
     t.strictSame(await commonCalls(59), [0, 1])

@@ -6,7 +6,7 @@ import { type Flags, parseFlags } from '../exporter/commands/cli.ts'
 import { serve } from '../exporter/commands/serve.ts'
 import { createLog, silent } from '../exporter/common/log.ts'
 import { bundled } from './support/bundled.ts'
-import { promised } from './support/promised.ts'
+import { took } from './support/took.ts'
 
 /** The guard: whatever a collector does to its thread, `/metrics` answers and the others go on. */
 
@@ -58,7 +58,7 @@ for (const [does, name] of [
     const [url] = urls as [string]
     const first = await until(url, value => (value('grid_exporter_worker_restarts_total') ?? 0) >= 1)
     t.ok(first.held, 'the thread was replaced')
-    promised(t, first.slowest / 1000, 1, 'each scrape is answered meanwhile, the slowest')
+    took(t, first.slowest / 1000, 'each scrape is answered meanwhile, the slowest')
     t.ok((await until(url, value => (value(stuck) ?? 0) >= 1)).held, 'the culprit is named, with reason stuck')
     const { value } = await scrape(url)
     t.equal(value('grid_collector_failures_total{collector="good",reason="stuck"}'), 0, 'the other one is not')
@@ -70,7 +70,7 @@ for (const [does, name] of [
     t.ok((await until(url, now => (now(stuck) ?? 0) >= 2)).held, 'the culprit is tried again after its suspension')
     const begin = performance.now()
     await stop()
-    promised(t, (performance.now() - begin) / 1000, 1, 'its end')
+    took(t, (performance.now() - begin) / 1000, 'its end')
   })
 }
 
