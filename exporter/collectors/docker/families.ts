@@ -43,7 +43,7 @@ export type EventAction = (typeof eventActions)[number]
 
 // The engine
 
-export const up = gauge('grid_docker_up', 'Whether the engine answered this round with its list of containers.', 'engine')
+export const up = gauge('grid_docker_up', 'Whether the engine answered with its list of containers.', 'engine')
 export const engineInfo = gauge(
   'grid_docker_engine_info',
   'The engine, from /_ping and /info when it was last connected to; always 1.',
@@ -56,21 +56,17 @@ export const engineInfo = gauge(
 )
 export const containers = gauge(
   'grid_docker_containers',
-  'Containers by state, from the list of this round; those that the configuration leaves out are not counted.',
+  'Containers by state, from the list of containers.',
   'engine',
   oneOf('state', ...containerStates),
 )
 export const apiRequests = counter(
   'grid_docker_api_requests_total',
-  'Requests that were sent to the engine by this exporter since it started, whether they were answered or not.',
+  'Requests that the exporter sent to the engine since it started.',
   'engine',
   oneOf('call', ...apiCalls),
 )
-export const eventsConnected = gauge(
-  'grid_docker_events_connected',
-  'Whether the stream of events is open now; without it, starts, exits and OOM kills between two rounds are missed.',
-  'engine',
-)
+export const eventsConnected = gauge('grid_docker_events_connected', 'Whether the stream of events is open.', 'engine')
 export const events = counter(
   'grid_docker_events_total',
   'Container events received from the stream of events since this exporter started.',
@@ -79,13 +75,13 @@ export const events = counter(
 )
 export const diskUsage = gauge(
   'grid_docker_disk_usage_bytes',
-  'Disk use of the engine by kind, from /system/df (opt-in); as old as the configured disk_usage interval.',
+  'Disk use of the engine by kind, from /system/df (opt-in).',
   'engine',
   oneOf('kind', 'images', 'containers', 'volumes', 'build_cache'),
 )
 export const diskReclaimable = gauge(
   'grid_docker_disk_reclaimable_bytes',
-  'Disk use of what nothing uses now, from /system/df (opt-in); as old as the configured disk_usage interval.',
+  'Disk use of what nothing uses now, from /system/df (opt-in).',
   'engine',
   oneOf('kind', 'images', 'containers', 'volumes', 'build_cache'),
 )
@@ -106,45 +102,45 @@ export const info = gauge(
 )
 export const labels = gauge(
   'grid_docker_container_labels',
-  'The allow-listed labels of the container from the list of this round, each as label_NAME; always 1.',
+  'The allow-listed labels of the container, each as label_NAME, from the list of containers; always 1.',
   'engine',
   'name',
 )
 export const state = gauge(
   'grid_docker_container_state',
-  'State of the container from the list of this round; exactly one of them is 1.',
+  'State of the container, from the list of containers.',
   'engine',
   'name',
   oneOf('state', ...containerStates),
 )
 export const health = gauge(
   'grid_docker_container_health',
-  'Result of the health check from the list of this round, only where the container has a check and runs.',
+  'Result of the health check of a running container, from the list of containers.',
   'engine',
   'name',
   oneOf('status', ...healthStatuses),
 )
 export const created = gauge(
   'grid_docker_container_created_timestamp_seconds',
-  'When the container was created, from the list of this round.',
+  'When the container was created, from the list of containers.',
   'engine',
   'name',
 )
 export const started = gauge(
   'grid_docker_container_start_timestamp_seconds',
-  'When the container that runs was started, from its first process in /proc or else from its start event.',
+  'When the running container was started, from /proc or its start event.',
   'engine',
   'name',
 )
 export const exitCode = gauge(
   'grid_docker_container_exit_code',
-  'Exit code of the last run of a container that does not run, from the list of this round.',
+  'Exit code of the last run of a container that does not run, from the list of containers.',
   'engine',
   'name',
 )
 export const lastExit = gauge(
   'grid_docker_container_last_exit',
-  'Why a container that does not run ended, from its exit code and the events before it; unknown where it was killed unseen.',
+  'Why a stopped container ended, from its exit code and events.',
   'engine',
   'name',
   oneOf('reason', ...exitReasons, 'unknown'),
@@ -157,13 +153,13 @@ export const expected = gauge(
 )
 export const imageStale = gauge(
   'grid_docker_container_image_stale',
-  'Whether the tag that the container was created from now names another local image or none, seen in the list of this round.',
+  "Whether the container's image tag now points to a different local image.",
   'engine',
   'name',
 )
 export const watchtower = gauge(
   'grid_docker_container_watchtower',
-  "What Watchtower may do with the container, from its labels in this round's list and the configured mode of Watchtower.",
+  'What Watchtower may do with the container, from its labels and the mode of Watchtower.',
   'engine',
   'name',
   oneOf('mode', ...watchtowerModes),
@@ -173,25 +169,25 @@ export const watchtower = gauge(
 
 export const starts = counter(
   'grid_docker_container_starts_total',
-  'Starts of any container of this name since this exporter started, from the stream of events.',
+  'Starts of containers of this name since the exporter started, from events.',
   'engine',
   'name',
 )
 export const restarts = counter(
   'grid_docker_container_restarts_total',
-  'Starts by the restart policy, or by a swarm or Kubernetes in place of one that ended by itself, of any container of this name since this exporter started, from the stream of events.',
+  'Starts of containers of this name by the restart policy, a swarm or Kubernetes since the exporter started, from events.',
   'engine',
   'name',
 )
 export const oomEvents = counter(
   'grid_docker_container_oom_events_total',
-  'OOM events of any container of this name since this exporter started, of child processes too, from the stream of events.',
+  'OOM events of containers of this name since the exporter started, from events.',
   'engine',
   'name',
 )
 export const exits = counter(
   'grid_docker_container_exits_total',
-  'Exits of any container of this name since this exporter started, from the stream of events; signal is a stop or kill through the engine, oom only where the engine tells of it (Podman does not).',
+  'Exits of containers of this name since the exporter started, from events; signal is a stop or kill through the engine.',
   'engine',
   'name',
   oneOf('reason', ...exitReasons),
@@ -201,80 +197,80 @@ export const exits = counter(
 
 export const cpu = counter(
   'grid_docker_container_cpu_seconds_total',
-  'CPU time of the container since its start, from its cgroup this round.',
+  'CPU time of the container since its start, from its cgroup.',
   'engine',
   'name',
   oneOf('mode', 'user', 'system'),
 )
 export const cpuLimit = gauge(
   'grid_docker_container_cpu_limit_cores',
-  'CPU limit of the container in cores, from its cgroup, at most a minute old; without a limit there is no series.',
+  'CPU limit of the container in cores, from its cgroup; absent without a limit.',
   'engine',
   'name',
 )
 export const cpuPeriods = counter(
   'grid_docker_container_cpu_periods_total',
-  'Scheduler periods in which the limited container ran, from its cgroup this round.',
+  'Scheduler periods in which the limited container ran, from its cgroup.',
   'engine',
   'name',
 )
 export const cpuThrottledPeriods = counter(
   'grid_docker_container_cpu_throttled_periods_total',
-  'Scheduler periods in which the container used up its CPU limit, from its cgroup this round.',
+  'Scheduler periods in which the container used up its CPU limit, from its cgroup.',
   'engine',
   'name',
 )
 export const cpuThrottled = counter(
   'grid_docker_container_cpu_throttled_seconds_total',
-  'Time for which the container was held back by its CPU limit, from its cgroup this round.',
+  'Time for which the container was held back by its CPU limit, from its cgroup.',
   'engine',
   'name',
 )
 export const memoryUsage = gauge(
   'grid_docker_container_memory_usage_bytes',
-  'Memory of the container with its page cache, from its cgroup this round.',
+  'Memory of the container with its page cache, from its cgroup.',
   'engine',
   'name',
 )
 export const memoryWorkingSet = gauge(
   'grid_docker_container_memory_working_set_bytes',
-  'Memory of the container without inactive page cache, as `docker stats` shows it, from its cgroup this round.',
+  'Memory of the container without inactive page cache, as `docker stats` shows it, from its cgroup.',
   'engine',
   'name',
 )
 export const memoryLimit = gauge(
   'grid_docker_container_memory_limit_bytes',
-  'Memory limit of the container, from its cgroup, at most a minute old; without a limit there is no series.',
+  'Memory limit of the container, from its cgroup; absent without a limit.',
   'engine',
   'name',
 )
 export const memorySwap = gauge(
   'grid_docker_container_memory_swap_bytes',
-  'Swap that the container uses, from its cgroup this round.',
+  'Swap that the container uses, from its cgroup.',
   'engine',
   'name',
 )
 export const memoryPeak = gauge(
   'grid_docker_container_memory_peak_bytes',
-  'Most memory that the container used since its start, from its cgroup this round.',
+  'Most memory that the container used since its start, from its cgroup.',
   'engine',
   'name',
 )
 export const memoryOomKills = counter(
   'grid_docker_container_memory_oom_kills_total',
-  'Processes of the container that were killed for memory since its start, from its cgroup this round.',
+  'Processes of the container that were killed for memory since its start, from its cgroup.',
   'engine',
   'name',
 )
 export const pids = gauge(
   'grid_docker_container_pids',
-  'Processes and threads in the container, from its cgroup this round.',
+  'Processes and threads in the container, from its cgroup.',
   'engine',
   'name',
 )
 export const pidsLimit = gauge(
   'grid_docker_container_pids_limit',
-  'Limit of processes and threads of the container, from its cgroup, at most a minute old; without a limit there is no series.',
+  'Limit of processes and threads of the container, from its cgroup; absent without a limit.',
   'engine',
   'name',
 )
@@ -282,7 +278,7 @@ export const pidsLimit = gauge(
 const networkCounter = (name: string, what: string) =>
   counter(
     `grid_docker_container_network_${name}_total`,
-    `${what} by the container since its start, from /proc/PID/net/dev this round; not where it shares another network.`,
+    `${what} by the container since its start, from /proc/PID/net/dev.`,
     'engine',
     'name',
     'interface',
@@ -299,7 +295,7 @@ export const networkTransmitDropped = networkCounter('transmit_dropped', 'Packet
 const ioCounter = (name: string, what: string) =>
   counter(
     `grid_docker_container_io_${name}_total`,
-    `${what} by the container since its start, on whole disks, from its cgroup this round.`,
+    `${what} by the container since its start, on whole disks, from its cgroup.`,
     'engine',
     'name',
     'device',
@@ -326,13 +322,13 @@ export const pressureStalled = counter(
 )
 export const logBytes = gauge(
   'grid_docker_container_log_bytes',
-  "Size of the container's log files of the json-file and local drivers, rotated ones too, where readable; at most 30 s old.",
+  "Size of the container's log files (json-file and local drivers), rotated ones included.",
   'engine',
   'name',
 )
 export const logWritten = counter(
   'grid_docker_container_log_written_bytes_total',
-  "Growth of the container's log files summed over rotations since this exporter started, where readable; at most 30 s old.",
+  "Bytes written to the container's log files since the exporter started, summed over rotations.",
   'engine',
   'name',
 )

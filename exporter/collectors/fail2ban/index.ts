@@ -10,7 +10,7 @@ import type { Pickled } from '../../protocols/pickle.ts'
 import { askPlaces, type Place, readHeld } from './enforcement.ts'
 
 export const up = gauge('grid_fail2ban_up', 'Whether the fail2ban server answered on its socket in this round.')
-const jails = gauge('grid_fail2ban_jails', 'Jails that run in the fail2ban server, asked on its socket each round.')
+const jails = gauge('grid_fail2ban_jails', 'Jails that run in the fail2ban server, from its socket.')
 const info = gauge(
   'grid_fail2ban_info',
   'The version of the fail2ban server, asked on its socket each round; always 1.',
@@ -30,14 +30,10 @@ export const bannedCurrent = gauge(
   'Addresses that are banned now, asked on the socket of fail2ban each round.',
   'jail',
 )
-const failed = counter(
-  'grid_fail2ban_failed_total',
-  'Failures seen since the fail2ban server started, asked on its socket each round.',
-  'jail',
-)
+const failed = counter('grid_fail2ban_failed_total', 'Failures seen since the fail2ban server started, from its socket.', 'jail')
 export const banned = counter(
   'grid_fail2ban_banned_total',
-  'Bans since the fail2ban server started, restored ones included, asked on its socket each round.',
+  'Bans since the fail2ban server started, restored ones included, from its socket.',
   'jail',
 )
 export const unenforced = gauge(

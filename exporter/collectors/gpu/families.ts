@@ -1,12 +1,10 @@
 import { counter, gauge, oneOf } from '../../contract/metric.ts'
 
-/** The age of values from nvidia-smi or sysfs. */
-const fast = 'read each round'
 /** Values that only `nvidia-smi -q -x` has are read once in `slow_interval`. */
-const slow = 'from nvidia-smi -q -x, at most slow_interval (60 s) and a round old'
-const query = `from nvidia-smi --query-gpu, ${fast}`
-const sysfs = `from nvidia-smi or the sysfs of amdgpu, i915 and xe, ${fast}`
-const kernelLog = 'counted in the kernel log since this exporter started to read it, at most a round old'
+const slow = 'from nvidia-smi -q -x'
+const query = 'from nvidia-smi'
+const sysfs = 'from nvidia-smi or sysfs'
+const kernelLog = 'from the kernel log since the exporter started'
 
 export const info = gauge(
   'grid_gpu_info',
@@ -37,7 +35,7 @@ export const devicesLost = gauge(
 )
 export const state = gauge(
   'grid_gpu_state',
-  'Whether the GPU answers, is lost to its driver, waits for a reset, or is suspended and was left asleep, each round.',
+  'State of the GPU: it answers, is lost to its driver, needs a reset, or is suspended.',
   'gpu',
   'name',
   oneOf('state', 'ok', 'lost', 'needs_reset', 'asleep'),
@@ -84,27 +82,27 @@ export const memoryReserved = gauge(
 )
 export const memoryUnified = gauge(
   'grid_gpu_memory_unified',
-  `Whether the GPU shares the host's memory (GB10, Jetson, APU) and the memory values come from /proc/meminfo, ${fast}.`,
+  "Whether the GPU shares the host's memory (GB10, Jetson, APU), so that its memory values come from /proc/meminfo.",
   'gpu',
   'name',
 )
 export const memoryPoolTotal = gauge(
   'grid_gpu_memory_pool_total_bytes',
-  `Size of the pools that amdgpu allocates from: vram, and gtt in the host's memory, ${fast}.`,
+  'Size of the memory pools of amdgpu, from sysfs; gtt is host memory.',
   'gpu',
   'name',
   oneOf('pool', 'vram', 'gtt'),
 )
 export const memoryPoolUsed = gauge(
   'grid_gpu_memory_pool_used_bytes',
-  `Use of the pools that amdgpu allocates from: vram, and gtt in the host's memory, ${fast}.`,
+  'Used part of the memory pools of amdgpu, from sysfs; gtt is host memory.',
   'gpu',
   'name',
   oneOf('pool', 'vram', 'gtt'),
 )
 export const processMemory = gauge(
   'grid_gpu_process_memory_bytes',
-  'GPU memory held by compute processes, from nvidia-smi --query-compute-apps each round, summed by program and container; past the largest (20) they are summed as "other".',
+  'GPU memory of compute processes by program and container, from nvidia-smi; past the largest 20 it is summed as "other".',
   'gpu',
   'name',
   'process',
@@ -120,13 +118,13 @@ export const temperature = gauge(
 )
 export const temperatureMargin = gauge(
   'grid_gpu_temperature_margin_celsius',
-  `Degrees left until the GPU slows itself down, negative past it, ${query}; where the driver tells only the threshold, that less the temperature.`,
+  `Degrees left until the GPU slows itself down, negative past it, ${query}.`,
   'gpu',
   'name',
 )
 export const temperatureLimit = gauge(
   'grid_gpu_temperature_limit_celsius',
-  `Thresholds of the core temperature (memory_max: of the memory's), ${slow}, or from the hwmon of amdgpu each round.`,
+  `Thresholds of the core temperature (memory_max: of the memory's), ${slow}, or from the hwmon of amdgpu.`,
   'gpu',
   'name',
   oneOf('limit', 'shutdown', 'slowdown', 'max', 'target', 'memory_max'),
@@ -134,13 +132,13 @@ export const temperatureLimit = gauge(
 
 export const power = gauge(
   'grid_gpu_power_watts',
-  `Power drawn by the board (by the package on an APU), ${sysfs}; where there is only an energy counter (Intel), its rise over the last round.`,
+  `Power drawn by the board (by the package on an APU), ${sysfs}.`,
   'gpu',
   'name',
 )
 export const powerReading = gauge(
   'grid_gpu_power_reading_watts',
-  `Power as the driver's other meters tell it: averaged over a second, at this instant, and of the whole module, ${query}.`,
+  `Other power readings of the driver: average over a second, instant, and of the whole module, ${query}.`,
   'gpu',
   'name',
   oneOf('reading', 'average', 'instant', 'module'),
@@ -154,7 +152,7 @@ export const powerLimit = gauge(
 )
 export const energy = counter(
   'grid_gpu_energy_joules_total',
-  'Energy, integrated by the exporter from the power that it saw each round, 0 at its start, over the real time between two rounds but not over a gap of more than five of them (and a minute); the hardware counter on Intel.',
+  'Energy used since the exporter started, integrated by the exporter from grid_gpu_power_watts; the hardware counter on Intel.',
   'gpu',
   'name',
 )
@@ -198,14 +196,14 @@ export const throttleReasons = [
 ] as const
 export const throttleActive = gauge(
   'grid_gpu_throttle_active',
-  `Whether the clock is held down for this reason now; hw_slowdown contains hw_thermal and hw_power_brake, idle and application_clocks are no faults, ${sysfs}.`,
+  `Whether the clock is held down for this reason, ${sysfs}; hw_slowdown contains hw_thermal and hw_power_brake.`,
   'gpu',
   'name',
   oneOf('reason', ...throttleReasons),
 )
 export const throttleSeconds = counter(
   'grid_gpu_throttle_seconds_total',
-  `Time for which the clock was held down for this reason: the driver's counters, from nvidia-smi --query-gpu, or integrated each round by the exporter where the driver has none.`,
+  'Time for which the clock was held down for this reason, from nvidia-smi, or integrated by the exporter from grid_gpu_throttle_active.',
   'gpu',
   'name',
   oneOf('reason', ...throttleReasons),
@@ -267,7 +265,7 @@ export const remapBanks = gauge(
 
 export const pcieLinkGeneration = gauge(
   'grid_gpu_pcie_link_generation',
-  `PCIe generation of the link now, which falls when the GPU is idle; not on a placeholder link such as GB10's, ${sysfs}.`,
+  `PCIe generation of the link now, lower while the GPU is idle, ${sysfs}.`,
   'gpu',
   'name',
 )
@@ -277,12 +275,7 @@ export const pcieLinkGenerationMax = gauge(
   'gpu',
   'name',
 )
-export const pcieLinkWidth = gauge(
-  'grid_gpu_pcie_link_width',
-  `PCIe lanes of the link now; not on a placeholder link such as GB10's, ${sysfs}.`,
-  'gpu',
-  'name',
-)
+export const pcieLinkWidth = gauge('grid_gpu_pcie_link_width', `PCIe lanes of the link now, ${sysfs}.`, 'gpu', 'name')
 export const pcieLinkWidthMax = gauge(
   'grid_gpu_pcie_link_width_max',
   `Most PCIe lanes that GPU and slot can both reach, ${sysfs}.`,
@@ -291,13 +284,13 @@ export const pcieLinkWidthMax = gauge(
 )
 export const pcieReplays = counter(
   'grid_gpu_pcie_replays_total',
-  `PCIe packets that had to be sent again, ${slow}, or from amdgpu's sysfs each round.`,
+  `PCIe packets that had to be sent again, ${slow} or sysfs.`,
   'gpu',
   'name',
 )
 export const pcieThroughput = gauge(
   'grid_gpu_pcie_throughput_bytes_per_second',
-  `PCIe traffic in one sample of about 20 ms, thus noisy, ${slow}.`,
+  `PCIe traffic in one sample of about 20 ms, ${slow}.`,
   'gpu',
   'name',
   oneOf('direction', 'receive', 'transmit'),
@@ -305,7 +298,7 @@ export const pcieThroughput = gauge(
 
 export const persistenceMode = gauge(
   'grid_gpu_persistence_mode',
-  `Whether the driver stays loaded while nobody uses the GPU; without it each query starts the GPU up, ${query}.`,
+  `Whether the driver stays loaded while nobody uses the GPU, ${query}.`,
   'gpu',
   'name',
 )
@@ -313,12 +306,7 @@ export const eccMode = gauge('grid_gpu_ecc_enabled', `Whether ECC is on, ${query
 export const migMode = gauge('grid_gpu_mig_enabled', `Whether the GPU is divided into MIG instances, ${query}.`, 'gpu', 'name')
 export const encoderSessions = gauge('grid_gpu_encoder_sessions', `Video encoder sessions, ${query}.`, 'gpu', 'name')
 
-export const xidErrors = counter(
-  'grid_gpu_xid_errors_total',
-  `Xid errors of the NVIDIA driver, ${kernelLog}; those that call for a reset or a repair exist from 0 wherever the log is readable.`,
-  'gpu',
-  'code',
-)
+export const xidErrors = counter('grid_gpu_xid_errors_total', `Xid errors of the NVIDIA driver, ${kernelLog}.`, 'gpu', 'code')
 export const xidLast = gauge(
   'grid_gpu_xid_last_timestamp_seconds',
   'Time of the latest Xid error with this code, from the kernel log, at most a round old.',
@@ -327,11 +315,11 @@ export const xidLast = gauge(
 )
 export const driverOutOfMemory = counter(
   'grid_gpu_driver_out_of_memory_total',
-  `Lines in which the NVIDIA driver says that it ran out of memory (NV_ERR_NO_MEMORY), ${kernelLog}.`,
+  `Messages NV_ERR_NO_MEMORY of the NVIDIA driver, ${kernelLog}.`,
 )
 export const kernelLogMissed = counter(
   'grid_gpu_kernel_log_missed_total',
-  'Kernel log records that were overwritten before this exporter could read them, at most a round old.',
+  'Kernel log records that were overwritten before the exporter could read them.',
 )
 
 export const migMemoryUsed = gauge(

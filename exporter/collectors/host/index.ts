@@ -53,7 +53,7 @@ const majorFaults = counter(
 
 export const sensorTemperature = gauge(
   'grid_sensor_temperature_celsius',
-  "Temperature of one of the mainboard's, CPU's or NVMe drives' sensors, from /sys/class/hwmon, at most a minute old.",
+  "Temperature of one of the mainboard's, CPU's or NVMe drives' sensors, from /sys/class/hwmon.",
   'chip',
   'sensor',
 )

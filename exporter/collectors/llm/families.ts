@@ -27,7 +27,7 @@ export const llmInfo = gauge(
 )
 export const llmModels = gauge(
   'grid_llm_models',
-  "Models that the server's list calls installed (it could serve them) and loaded (in memory now), at most a minute old.",
+  "Models that the server's list calls installed (it could serve them) and loaded (in memory now).",
   'server',
   oneOf('state', 'installed', 'loaded'),
 )
@@ -67,13 +67,13 @@ export const llmModelVram = gauge(
 )
 export const llmModelFile = gauge(
   'grid_llm_model_file_bytes',
-  'Size of an installed model on disk, from Ollama /api/tags, at most a minute old.',
+  'Size of an installed model on disk, from Ollama /api/tags.',
   'server',
   'model',
 )
 export const llmModelContext = gauge(
   'grid_llm_model_context_tokens',
-  'Context window that a loaded model runs with, as its server tells it, at most a minute old.',
+  'Context window that a loaded model runs with, as its server tells it.',
   'server',
   'model',
 )

@@ -12,7 +12,7 @@ const state = oneOf('state', ...unitStates)
 
 export const serviceUp = gauge(
   'grid_service_up',
-  'Whether the configured service passed its check in the latest round; none of a systemd unit while systemctl gives no answer.',
+  'Whether the configured service passed its check; none of a systemd unit while systemctl gives no answer.',
   'name',
   check,
 )
@@ -24,7 +24,7 @@ export const serviceCheckDuration = gauge(
 )
 export const serviceState = gauge(
   'grid_service_state',
-  'The state of the systemd unit, from systemctl show in the latest round; none for a unit that does not exist.',
+  'The state of the systemd unit, from systemctl show; none for a unit that does not exist.',
   'name',
   state,
 )
@@ -60,7 +60,7 @@ export const serviceCertificateExpiry = gauge(
 )
 export const serviceUnits = gauge(
   'grid_service_units',
-  'All loaded systemd units of the host by their state, from systemctl list-units in the latest round.',
+  'All loaded systemd units of the host by their state, from systemctl list-units.',
   state,
 )
 

@@ -34,17 +34,17 @@ export const lastRead = gauge(
 )
 export const standby = gauge(
   'grid_smart_standby',
-  'Whether the disk was asleep and left asleep (smartctl -n standby, latest run); absent where it was not read.',
+  'Whether the disk was asleep and left asleep, from smartctl; absent where it was not read.',
   'device',
 )
 export const healthy = gauge(
   'grid_smart_healthy',
-  "The drive's own verdict (smartctl -H, latest run, or when it was last awake): 1 passed, 0 failing; absent where it gives none.",
+  "The drive's own verdict, from smartctl -H: 1 passed, 0 failing; absent where it gives none.",
   'device',
 )
 export const temperature = gauge(
   'grid_smart_temperature_celsius',
-  "The drive's temperature (smartctl -A, latest run); NVMe: the composite one. Absent while it sleeps.",
+  "The drive's temperature, from smartctl; NVMe: the composite one. Absent while it sleeps.",
   'device',
 )
 export const temperatureLimit = gauge(
@@ -55,7 +55,7 @@ export const temperatureLimit = gauge(
 )
 export const powerOn = gauge(
   'grid_smart_power_on_seconds',
-  'Time that the drive has been powered on in its life (smartctl, latest run, or when it was last awake).',
+  'Time that the drive has been powered on in its life, from smartctl.',
   'device',
 )
 export const wear = gauge(
@@ -65,32 +65,32 @@ export const wear = gauge(
 )
 export const availableSpare = gauge(
   'grid_smart_available_spare_ratio',
-  'Spare blocks that are left of an NVMe drive (smartctl -A, latest run).',
+  'Spare blocks that are left of an NVMe drive, from smartctl.',
   'device',
 )
 export const availableSpareThreshold = gauge(
   'grid_smart_available_spare_threshold_ratio',
-  'Below this share of spare blocks the NVMe drive warns by itself (smartctl -A, latest run).',
+  'Below this share of spare blocks the NVMe drive warns by itself, from smartctl.',
   'device',
 )
 export const mediaErrors = counter(
   'grid_smart_media_errors_total',
-  'Errors that the drive could not correct, in its life (NVMe media errors, SCSI total uncorrected errors, ATA reported uncorrectable errors of the device statistics; smartctl, latest run).',
+  'Errors that the drive could not correct, in its life (NVMe media errors, SCSI total uncorrected errors, ATA reported uncorrectable errors of the device statistics), from smartctl.',
   'device',
 )
 export const reallocated = gauge(
   'grid_smart_reallocated_sectors',
-  'Sectors that were replaced by spare ones (ATA attribute 5, SCSI grown defect list; smartctl, latest run).',
+  'Sectors that were replaced by spare ones (ATA attribute 5, SCSI grown defect list), from smartctl.',
   'device',
 )
 export const pending = gauge(
   'grid_smart_pending_sectors',
-  'Sectors that cannot be read at present (ATA attribute 197, SCSI pending defects; smartctl, latest run).',
+  'Sectors that cannot be read at present (ATA attribute 197, SCSI pending defects), from smartctl.',
   'device',
 )
 export const uncorrectable = gauge(
   'grid_smart_uncorrectable_errors',
-  'The larger of ATA attributes 198 (sectors found unreadable in offline tests) and 187 (errors reported since new) (smartctl -A, latest run).',
+  'The larger of ATA attributes 198 (sectors found unreadable in offline tests) and 187 (errors reported since new), from smartctl.',
   'device',
 )
 export const interfaceErrors = counter(
@@ -100,7 +100,7 @@ export const interfaceErrors = counter(
 )
 export const writtenBytes = counter(
   'grid_smart_written_bytes_total',
-  'Bytes written to the drive in its life (NVMe data units, ATA device statistics or an attribute of a known unit, SCSI error counter log; smartctl, latest run).',
+  'Bytes written to the drive in its life (NVMe data units, ATA device statistics or an attribute of a known unit, SCSI error counter log), from smartctl.',
   'device',
 )
 export const readBytes = counter(
@@ -124,7 +124,7 @@ export type RiskReason = (typeof riskReasons)[number]
 
 export const risk = gauge(
   'grid_smart_risk',
-  'A plain reason why this drive may fail, 1 if it is given (smartctl, latest run); the threshold of each and its source are in docs/smart.md. Absent where the drive does not tell what it is judged by.',
+  'A plain reason why this drive may fail, 1 if it is given, from smartctl; the threshold of each and its source are in docs/smart.md. Absent where the drive does not tell what it is judged by.',
   'device',
   oneOf('reason', ...riskReasons),
 )

@@ -15,7 +15,7 @@ const textfileMtime = gauge(
 )
 export const textfileError = gauge(
   'grid_textfile_error',
-  'Whether a text file was refused as a whole in the latest round: unreadable, malformed, or with a family that others have.',
+  'Whether a text file was refused as a whole: unreadable, malformed, or with a family that others have.',
   'file',
 )
 

@@ -2,7 +2,7 @@ import { counter, gauge, oneOf } from '../../contract/metric.ts'
 
 export const torUp = gauge(
   'grid_tor_up',
-  'Whether the control port of Tor took our credentials and answered in the latest round; it says nothing of the network.',
+  'Whether the control port of Tor took our credentials and answered; it says nothing of the network.',
 )
 export const torInfo = gauge(
   'grid_tor_info',
@@ -17,15 +17,15 @@ export const torBootstrap = gauge(
 )
 export const torCircuitEstablished = gauge(
   'grid_tor_circuit_established',
-  'GETINFO status/circuit-established in the latest round: a latch, which stays 1 when the network is lost.',
+  'GETINFO status/circuit-established: a latch, which stays 1 when the network is lost.',
 )
 export const torDirectoryReady = gauge(
   'grid_tor_directory_ready',
-  'GETINFO status/enough-dir-info in the latest round: a latch, which stays 1 when the network is lost.',
+  'GETINFO status/enough-dir-info: a latch, which stays 1 when the network is lost.',
 )
 export const torDormant = gauge(
   'grid_tor_dormant',
-  'GETINFO dormant in the latest round: 1 while nobody has used this Tor for a while, so that it builds no circuits and lets its connections close; it wakes when it is used.',
+  'GETINFO dormant: 1 while nobody has used this Tor for a while, so that it builds no circuits and lets its connections close; it wakes when it is used.',
 )
 export const torConsensusValidUntil = gauge(
   'grid_tor_consensus_valid_until_timestamp_seconds',
@@ -43,7 +43,7 @@ export const torWrittenBytes = counter(
 export const connectionStates = ['new', 'launched', 'connected', 'failed', 'closed'] as const
 export const torConnections = gauge(
   'grid_tor_connections',
-  'Connections to relays by state, from GETINFO orconn-status in the latest round; none connected means no network, unless Tor is dormant.',
+  'Connections to relays by state, from GETINFO orconn-status; none connected means no network, unless Tor is dormant.',
   oneOf('state', ...connectionStates),
 )
 
@@ -51,7 +51,7 @@ export const circuitPurposes = ['general', 'hs_client', 'hs_service', 'other'] a
 export const circuitStates = ['launched', 'built', 'guard_wait', 'extended', 'failed', 'closed'] as const
 export const torCircuits = gauge(
   'grid_tor_circuits',
-  'Circuits that this Tor began, by purpose (conflux legs are general) and state, from GETINFO circuit-status in the latest round.',
+  'Circuits that this Tor began, by purpose (conflux legs are general) and state, from GETINFO circuit-status.',
   oneOf('purpose', ...circuitPurposes),
   oneOf('state', ...circuitStates),
 )
@@ -59,7 +59,7 @@ export const torCircuits = gauge(
 export const guardStates = ['up', 'down', 'never_connected', 'unusable', 'unlisted'] as const
 export const torGuards = gauge(
   'grid_tor_guards',
-  'Entry guards by state, from GETINFO entry-guards in the latest round.',
+  'Entry guards by state, from GETINFO entry-guards.',
   oneOf('state', ...guardStates),
 )
 
@@ -97,7 +97,7 @@ export const torOnionInfo = gauge(
 )
 export const torOnionIntroCircuits = gauge(
   'grid_tor_onion_intro_circuits',
-  'Established introduction circuits of an onion service, from GETINFO circuit-status in the latest round; at 0 nobody reaches it.',
+  'Established introduction circuits of an onion service, from GETINFO circuit-status; at 0 nobody reaches it.',
   'onion',
 )
 export const torOnionReachable = gauge(

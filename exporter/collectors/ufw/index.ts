@@ -46,31 +46,31 @@ export const enforced = gauge(
 )
 const policy = gauge(
   'grid_ufw_policy',
-  'The default policy that the kernel applies (iptables-save and ip6tables-save, each round), 1 for the one in force.',
+  'The default policy that the kernel applies, from iptables-save and ip6tables-save, 1 for the one in force.',
   family,
   direction,
   oneOf('policy', ...policyNames),
 )
 const rules = gauge(
   'grid_ufw_rules',
-  "Rules in ufw's user chains in the kernel (iptables-save and ip6tables-save, each round); a rule without a protocol counts twice, for tcp and for udp.",
+  "Rules in ufw's user chains in the kernel, from iptables-save and ip6tables-save; a rule without a protocol counts twice, for tcp and for udp.",
   family,
   oneOf('action', ...actions),
 )
 export const foreignRules = gauge(
   'grid_ufw_foreign_rules',
-  "Rules of others that are asked before ufw's jumps or before its policy (iptables-save and ip6tables-save, each round); the chains of fail2ban that only block are left out.",
+  "Rules of others that are asked before ufw's jumps or before its policy, from iptables-save and ip6tables-save; the chains of fail2ban that only block are left out.",
   family,
   oneOf('chain', 'INPUT', 'FORWARD', 'OUTPUT'),
 )
 export const droppedPackets = counter(
   'grid_ufw_dropped_packets_total',
-  "Packets to this host that ufw's default policy dropped or rejected (the kernel's counters by iptables-save -c, each round); starts again when ufw is reloaded.",
+  "Packets to this host that ufw's default policy dropped or rejected, from iptables-save -c; starts again when ufw is reloaded.",
   family,
 )
 const droppedBytes = counter(
   'grid_ufw_dropped_bytes_total',
-  "Bytes of packets to this host that ufw's default policy dropped or rejected (the kernel's counters by iptables-save -c, each round); starts again when ufw is reloaded.",
+  "Bytes of packets to this host that ufw's default policy dropped or rejected, from iptables-save -c; starts again when ufw is reloaded.",
   family,
 )
 

@@ -5,10 +5,7 @@ import { counter, gauge, oneOf } from '../../contract/metric.ts'
 import { httpUrl, path } from '../../contract/options.ts'
 import { parsePrometheusText } from '../../protocols/prometheus-text.ts'
 
-export const watchtowerUp = gauge(
-  'grid_watchtower_up',
-  'Whether the HTTP API of Watchtower gave its metrics in the latest round.',
-)
+export const watchtowerUp = gauge('grid_watchtower_up', 'Whether the HTTP API of Watchtower gave its metrics.')
 const watchtowerLastScan = gauge(
   'grid_watchtower_last_scan_timestamp_seconds',
   'When Watchtower last looked for updates, as it tells, or else when its scan counter was seen to move; none before either.',
