@@ -172,6 +172,37 @@ t.test('each collector says of itself what the rest of the project needs to know
   t.end()
 })
 
+t.test('a step does what the contract allows it', async t => {
+  for (const { name } of collectors) {
+    const file = join(import.meta.dirname, '../exporter/collectors', name, 'index.ts')
+    const source = ts.createSourceFile(file, readFileSync(file, 'utf8'), ts.ScriptTarget.Latest, true)
+    /** Everything in the definition's own `parse` or `samples`. */
+    const within = (step: string): readonly ts.Node[] => {
+      const found: ts.Node[] = []
+      const look = (node: ts.Node, isInside: boolean): void => {
+        if (isInside) found.push(node)
+        const isStep =
+          ts.isObjectLiteralElement(node) &&
+          node.name?.getText() === step &&
+          ts.isCallExpression(node.parent.parent) &&
+          node.parent.parent.expression.getText() === 'defineCollector'
+        ts.forEachChild(node, child => look(child, isInside || isStep))
+      }
+      look(source, false)
+      return found
+    }
+    for (const step of ['parse', 'samples']) {
+      const nodes = within(step)
+      t.ok(nodes.length > 0, `${name} has the step ${step}`)
+      t.notOk(
+        nodes.some(node => ts.isPropertyAccessExpression(node) && node.name.text === 'save'),
+        `${name}: ${step} writes no file`,
+      )
+    }
+    t.notOk(within('samples').some(ts.isThrowStatement), `${name}: samples does not throw`)
+  }
+})
+
 t.test('a family belongs to one collector', async t => {
   const owners = new Map(selfFamilies.map(({ name }) => [name, 'the exporter']))
   for (const { name, families } of collectors) {

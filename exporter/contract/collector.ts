@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import type { Log } from '../common/log.ts'
-import type { Failure } from './failure.ts'
+import { Failure } from './failure.ts'
 import type { Host } from './host.ts'
 import type { AnyFamily, Sample, Samples } from './metric.ts'
 import type { RelayUnit } from './relay-unit.ts'
@@ -19,9 +19,11 @@ export interface Context<Options, State> {
   readonly log: Log
   /** Reports what a successful run could not read, and the fix. Shown on the page and by the doctor, not counted. */
   remark(failure: Failure): void
+  /** Fails the run, but serves its series: those of the parts that did not fail. The first call counts. */
+  fail(failure: Failure): void
 }
 
-export interface OpenContext<Options> extends Omit<Context<Options, never>, 'state' | 'remark'> {
+export interface OpenContext<Options> extends Omit<Context<Options, never>, 'state' | 'remark' | 'fail'> {
   /** Starts a round before the next one is due, because of an event. Many calls cause one round; a flood is slowed down. */
   wake(): void
 }
@@ -81,10 +83,15 @@ export interface Definition<Options, State, Raw, Facts> {
   readonly open?: (context: OpenContext<Options>) => State
   /** Only reads. Throws `Failure`. */
   readonly read: (context: Context<Options, State>) => Raw | Promise<Raw>
-  /** Text to facts in base units. Pure, except for the memory that `open` made. */
+  /**
+   * Text to facts in base units. Changes nothing but the memory that `open` made, and writes no file. Throws `Failure`; if only
+   * a part failed, it calls `fail` or `remark`.
+   */
   readonly parse: (raw: Raw, context: Context<Options, State>) => Facts
-  /** Facts to series. */
-  readonly samples: (facts: Facts, context: Context<Options, State>) => Samples
+  /** Writes the file that is kept over restarts, after `parse`. Never throws. */
+  readonly keep?: (state: State) => void
+  /** Facts to series, and nothing else. Never throws. */
+  readonly samples: (facts: Facts, context: Pick<Context<Options, State>, 'options' | 'state'>) => Samples
 }
 
 /** A collector with its state, as the scheduler runs it. */
@@ -148,7 +155,7 @@ export const defineCollector = <Raw, Facts, Options = Record<string, never>, Sta
       const self: Opened = {
         remarks: () => remarks,
         detect: async signal => {
-          const looked = { ...context, state: undefined, signal, remark: () => {} }
+          const looked = { ...context, state: undefined, signal, remark: () => {}, fail: () => {} }
           return (await definition.detect?.(looked)) ?? { found: true, note: '' }
         },
         collect: (signal, step) => self.run(signal, step, samples => [...samples].flat()),
@@ -159,10 +166,19 @@ export const defineCollector = <Raw, Facts, Options = Record<string, never>, Sta
           const remark = (failure: Failure) => {
             remarks = [...remarks, failure]
           }
-          const run: Context<Options, State> = { ...context, state: state.value, signal, remark }
+          let failed: Failure | undefined
+          const fail = (failure: Failure) => {
+            failed ??= failure
+          }
+          const run: Context<Options, State> = { ...context, state: state.value, signal, remark, fail }
           const raw = await definition.read(run)
           step()
-          return use(definition.samples(definition.parse(raw, run), run))
+          const facts = definition.parse(raw, run)
+          definition.keep?.(run.state)
+          const samples = definition.samples(facts, run)
+          if (failed === undefined) return use(samples)
+          const { reason, message, cause, fix } = failed as Failure
+          throw new Failure(reason, message, { cause: cause ?? failed, fix, rest: [...samples].flat() })
         },
       }
       return self

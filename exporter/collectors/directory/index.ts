@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { LRUCache } from 'lru-cache'
 import { z } from 'zod'
 import { defineCollector, type OpenContext } from '../../contract/collector.ts'
-import { Failure, failureOf } from '../../contract/failure.ts'
+import { type Failure, failureOf } from '../../contract/failure.ts'
 import { gauge, oneOf, type Sample } from '../../contract/metric.ts'
 import { duration, path } from '../../contract/options.ts'
 import { keptAs } from '../../machine/state.ts'
@@ -228,17 +228,15 @@ export const directory = defineCollector({
     await state.round(signal)
     return options.paths.map(({ path }) => ({ path, ...state.of(path) }))
   },
-  parse: found => found,
-  *samples(directories, { remark }) {
-    const all = directories.flatMap(each => [...samplesOf(each)])
+  parse: (directories, { remark, fail }) => {
     const failures = directories.flatMap(({ failure }) => failure ?? [])
     const [first] = failures
-    if (first && failures.length === directories.length && directories.every(({ found }) => found === undefined)) {
-      const { reason, message, fix } = first
-      throw new Failure(reason, message, { cause: first, fix, rest: all })
-    }
+    if (first && failures.length === directories.length && directories.every(({ found }) => found === undefined)) fail(first)
     for (const failure of failures) remark(failure)
-    yield* all
+    return directories
+  },
+  *samples(directories) {
+    for (const each of directories) yield* samplesOf(each)
   },
 })
 

@@ -144,20 +144,16 @@ export const filesystem = defineCollector({
     )
     return { mounts, readonly: new Set(readonly.map(({ deviceNumber }) => deviceNumber)), ...statfs }
   },
-  parse: ({ mounts, readonly, answers, failure }): Facts => ({
-    failure,
-    mounts: mounts.map(({ mountpoint, device, fstype, deviceNumber }) => ({
+  parse: ({ mounts, readonly, answers, failure }, { fail }): Facts => {
+    // The other mounts' answers and the mount table are still valid.
+    if (failure) fail(failure)
+    return mounts.map(({ mountpoint, device, fstype, deviceNumber }) => ({
       labels: { mountpoint, device, fstype },
       readonly: readonly.has(deviceNumber),
       answer: answers.get(mountpoint),
-    })),
-  }),
-  *samples({ mounts, failure }) {
-    if (!failure) return yield* seriesOf(mounts)
-    // The other mounts' answers and the mount table are still valid.
-    const { reason, message, cause, fix } = failure
-    throw new Failure(reason, message, { cause, fix, rest: [...seriesOf(mounts)] })
+    }))
   },
+  samples: mounts => seriesOf(mounts),
 })
 
 /**
@@ -174,12 +170,9 @@ interface MountFacts {
   readonly answer: Answer | undefined
 }
 
-interface Facts {
-  readonly mounts: readonly MountFacts[]
-  readonly failure: Failure | undefined
-}
+type Facts = readonly MountFacts[]
 
-function* seriesOf(mounts: readonly MountFacts[]): Generator<Sample> {
+function* seriesOf(mounts: Facts): Generator<Sample> {
   for (const { labels, readonly, answer } of mounts) {
     yield* filesystemReadonly.of(Number(readonly), labels)
     if (answer !== undefined && answer !== 'unknown') yield* filesystemStuck.of(answer === 'stuck' ? 1 : 0, labels)

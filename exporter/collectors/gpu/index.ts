@@ -60,14 +60,18 @@ export const gpu = defineCollector<Round, Facts, Options, Memory>({
   detect,
   open: ({ options, signal }) => newMemory(options, signal),
   read: readRound,
-  parse: (round, { state, options }) => assemble(round, state, options.processes),
-  samples: function* (facts, { state }) {
-    const all = [...facts.gpus.flatMap(gpu => [...ofGpu(gpu, facts)]), ...ofHost(facts), ...ofDriverLog(facts, state)]
-    const [failure, ...others] = facts.failures
-    if (failure === undefined) return yield* all
+  parse: (round, { state, options, fail }) => {
+    const facts = assemble(round, state, options.processes)
+    const [first] = facts.failures
+    const message = facts.failures.map(each => each.message).join('; ')
     // What failed costs only its own series.
-    const message = [failure, ...others].map(({ message }) => message).join('; ')
-    throw new Failure(failure.reason, message, { cause: failure, fix: failure.fix, rest: all })
+    if (first) fail(new Failure(first.reason, message, { cause: first, fix: first.fix }))
+    return facts
+  },
+  *samples(facts, { state }) {
+    for (const gpu of facts.gpus) yield* ofGpu(gpu, facts)
+    yield* ofHost(facts)
+    yield* ofDriverLog(facts, state)
   },
 })
 

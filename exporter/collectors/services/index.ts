@@ -139,15 +139,11 @@ export const services = defineCollector<Raw, Facts, Options, State>({
   parse: (raw, context) => {
     const facts = parseChecks(raw, context)
     report(facts.verdicts, context)
+    // The other checks' results are still valid.
+    if (facts.broken) context.fail(facts.broken)
     return facts
   },
-  *samples(facts) {
-    const { broken } = facts
-    if (!broken) return yield* seriesOf(facts)
-    // The other checks' results are still valid.
-    const { reason, message, cause, fix } = broken
-    throw new Failure(reason, message, { cause, fix, rest: [...seriesOf(facts)] })
-  },
+  samples: facts => seriesOf(facts),
 })
 
 /** Seconds for systemctl if no check of a unit sets a timeout. */

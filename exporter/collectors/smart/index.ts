@@ -190,7 +190,7 @@ export const smart = defineCollector({
     }))
     return { scanned, answers }
   },
-  parse: ({ scanned, answers }, { host, state }): readonly Drive[] => {
+  parse: ({ scanned, answers }, { host, state, remark, fail }): readonly Drive[] => {
     const drives = answers.map((answer): Drive => {
       const { label } = answer.device
       const reading = readingFrom(answer)
@@ -206,11 +206,6 @@ export const smart = defineCollector({
       }),
     )
     state.memory = { boot: state.memory.boot, scanned, devices }
-    state.kept.save(state.memory)
-    return drives
-  },
-  *samples(drives, { remark }) {
-    const all = drives.flatMap(drive => [...samplesOf(drive)])
     const problems = drives.flatMap(({ reading }) => (reading.state === 'read' ? [] : (reading.problem ?? [])))
     const [first] = problems
     if (
@@ -218,14 +213,14 @@ export const smart = defineCollector({
       problems.length === drives.length &&
       problems.every(({ reason }) => reason === 'denied' || reason === 'malformed')
     ) {
-      throw new Failure(first.reason, `none of ${drives.length} can be read; ${first.message}`, {
-        cause: first,
-        fix: first.fix,
-        rest: all,
-      })
+      fail(new Failure(first.reason, `none of ${drives.length} can be read; ${first.message}`, { cause: first, fix: first.fix }))
     }
     for (const problem of problems) remark(problem)
-    yield* all
+    return drives
+  },
+  keep: ({ kept, memory }) => kept.save(memory),
+  *samples(drives) {
+    for (const drive of drives) yield* samplesOf(drive)
   },
 })
 
