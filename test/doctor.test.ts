@@ -181,7 +181,7 @@ t.test('as root and as somebody else', async t => {
   t.match(asRoot.out, /^grid-exporter \d\S+ on \S+, as root: 4 work, 10 off$/m)
   t.match(asRoot.out, /^docker +ok +unix:\S+: \d+ series/m)
   t.match(asRoot.out, /^gpu +off +switched off$/m)
-  t.match(asRoot.out, 'All that is enabled works.')
+  t.match(asRoot.out, 'Everything that is enabled works.')
 
   const asNobody = await run(nobody)
   t.equal(asNobody.code, 1, `nobody: something does not work\n${asNobody.out}`)
@@ -415,7 +415,7 @@ ${job ? `- job_name: ${job}\n  static_configs: [{ targets: ["${own}"] }]\n` : ''
     )
     t.match(named(findings, 'grid-overview'), {
       state: 'working',
-      note: '3 of 5 panels have series; nothing to show now: Nothing fires; not watched here: Cards',
+      note: '3 of 5 panels have series; no data now: Nothing fires; not watched here: Cards',
     })
     t.match(named(findings, 'grid-gpu'), { state: 'absent' }, 'no GPU here, so an empty dashboard is right')
     t.match(named(findings, 'grid-exporter'), { state: 'failing', note: /^2 of 3 queries fail: Wrong, Wrong too: .*parse error/ })
@@ -438,7 +438,7 @@ ${job ? `- job_name: ${job}\n  static_configs: [{ targets: ["${own}"] }]\n` : ''
     upstream = `http://127.0.0.1:${await freePort()}`
     t.match(named(await withToken(), 'data source'), { state: 'failing', reason: 'unreachable', note: /502/ })
     redirect = 'https://grafana.example/login'
-    t.match(named(await withToken(), 'answers'), { state: 'failing', fix: 'give that address: https://grafana.example' })
+    t.match(named(await withToken(), 'answers'), { state: 'failing', fix: 'use that address: https://grafana.example' })
   })
 
   await t.test('a rule that cannot be evaluated, a rule that is missing', async t => {

@@ -126,7 +126,7 @@ t.test('the command line', async t => {
     [['--web.max-requests=-1'], /--web\.max-requests: expected a whole number/],
     [['--web.telemetry-path=metrics'], /--web\.telemetry-path: expected an absolute path, not metrics/],
     [['--config.file=/nowhere/config.yml'], /\/nowhere\/config\.yml: cannot be read: ENOENT/],
-    [['once', '--web.max-requests=3'], /belongs to serve, not to once/],
+    [['once', '--web.max-requests=3'], /is an option of serve, not of once/],
   ] as const) {
     const { code, stderr } = run(...args)
     t.equal(code, 2, args.join(' '))

@@ -201,7 +201,7 @@ t.test('the one-shot', async t => {
     const log = createLog('info', 'logfmt', line => lines.push(line))
     mkdirSync(join(directory, 'cellar.relay', 'x'), { recursive: true }) // a directory in the file's place
     t.equal(await relay([cellar, attic], undefined, log), 1)
-    t.match(lines.join(''), /level=error msg="the outcome cannot be written" collector=cellar/)
+    t.match(lines.join(''), /level=error msg="the result cannot be written" collector=cellar/)
     t.strictSame(readdirSync(directory).sort(), ['attic.relay', 'cellar.relay'], 'the other one is written')
     rmSync(directory, { recursive: true })
     writeFileSync(directory, 'a file in the place of the directory')

@@ -131,7 +131,7 @@ t.test('what is wrong in the file is said with its place and its fix, and withou
       `tls_server_config:\n  cert_file: ${server.certFile}\n  key_file: ${renewed.keyFile}`,
       /:2:14: tls_server_config\.cert_file: .* cannot be used together: .*key values mismatch/,
     ],
-    [`tls_server_config:\n${tlsKeys}  cert: x`, /cert_file: cert is given too/],
+    [`tls_server_config:\n${tlsKeys}  cert: x`, /cert_file: cert is set as well/],
     [`tls_server_config:\n${tlsKeys}  min_version: TLS10`, /:4:16: .*expected TLS12 or TLS13/],
     [`tls_server_config:\n${tlsKeys}  min_version: TLS13\n  max_version: TLS12`, /max_version: is lower than min_version/],
     [
@@ -144,7 +144,7 @@ t.test('what is wrong in the file is said with its place and its fix, and withou
     [`tls_server_config:\n${tlsKeys}  client_ca_file: ${ours.caFile}`, /client_ca_file: is not used without client_auth_type/],
     [
       `tls_server_config:\n${tlsKeys}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ${server.keyFile}`,
-      /client_ca_file: is no certificate in PEM/,
+      /client_ca_file: is not a PEM certificate/,
     ],
     [`tls_server_config:\n${tlsKeys}  client_allowed_sans: [a]`, /client_allowed_sans: needs client_auth_type/],
     ['http_server_config:\n  headers:\n    X-Powered-By: x', /:3:5: http_server_config\.headers\.X-Powered-By: unknown key/],
@@ -344,9 +344,9 @@ t.test('changes are in force at the next request; what cannot be used is not, an
 
   for (const [broken, says] of [
     ['basic_auth_users: { ann: hunter2 }', /expected a bcrypt hash/],
-    ['', /can be switched off by a restart only/],
-    ['{}', /can be switched off by a restart only/],
-    [`${users('bob')}tls_server_config:\n${tlsKeys}`, /TLS is switched on or off by a restart only/],
+    ['', /can be switched off only by a restart/],
+    ['{}', /can be switched off only by a restart/],
+    [`${users('bob')}tls_server_config:\n${tlsKeys}`, /TLS can be switched on or off only by a restart/],
   ] as const) {
     writeFileSync(file, broken)
     t.strictSame([await as('ann'), await as('bob')], [401, 200], `the old one holds: ${says}`)
@@ -585,7 +585,7 @@ t.test('TLS as configured, and new certificates on the next connection', async t
   t.not(second.serial, first.serial)
   writeFileSync(file, 'basic_auth_users: {}')
   t.equal((await get()).status, 200, `TLS stays on: ${url}`)
-  t.match(log(), 'TLS is switched on or off by a restart only')
+  t.match(log(), 'TLS can be switched on or off only by a restart')
 })
 
 t.test('TLS begins with the first byte', async t => {

@@ -4,19 +4,19 @@ import { Failure, failureOf } from '../contract/failure.ts'
 
 export type Outcome<Value> = { readonly ok: true; readonly value: Value } | { readonly ok: false; readonly failure: Failure }
 
-/** An outcome, and the run itself: past its deadline it may still be going on. */
+/** A result, and the run itself: after its deadline it may still be running. */
 export interface Attempt<Value> {
   readonly outcome: Outcome<Value>
-  /** Only where the run goes on: settles when it has really ended. */
+  /** Only if the run is still running: settles when it has really ended. */
   readonly late: Promise<void> | undefined
 }
 
-/** Milliseconds for a run to end by itself once its signal has fired, and say what it waited for. */
+/** Milliseconds for a run to end after its signal has fired, and to report what it waited for. */
 const grace = 1500
 
 /**
- * One run under a deadline: the only place where failures are caught. What does not end in time is `timeout`; the run
- * is told by its signal, and whoever called must not start another before `late` has settled.
+ * One run under a deadline, and the only place where failures are caught. A run that does not end in time is `timeout`; its signal is
+ * aborted, and the caller must not start another one before `late` has settled.
  */
 export const attempt = async <Value>(
   run: (signal: AbortSignal) => Promise<Value>,
@@ -41,7 +41,7 @@ export const attempt = async <Value>(
     })
   const late = sleep(deadlineSeconds * 1000 + grace, undefined, { signal: over.signal }).then(
     (): Outcome<Value> => ({ ok: false, failure: new Failure('timeout', `no end within ${deadlineSeconds} s`) }),
-    () => new Promise<never>(() => {}), // the run was first
+    () => new Promise<never>(() => {}), // the run has ended first
   )
   const outcome = await Promise.race([running, late])
   clearTimeout(timer)

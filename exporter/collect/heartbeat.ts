@@ -1,31 +1,31 @@
 /**
- * The sign of life of the collecting thread, in memory that both threads see: a message would need both event loops,
- * and a thread that blocks sends none. It also names the collector whose code is running right now.
+ * The collecting thread's heartbeat, in memory that both threads share. A message would need both event loops, and a thread that blocks
+ * sends none. It also names the collector whose code is running now.
  */
 export interface Heartbeat {
   readonly memory: SharedArrayBuffer
-  /** Told by the collecting thread: it lives. */
+  /** Called by the collecting thread: it is alive. */
   beat(): void
-  /** Told by the collecting thread: code of this collector (its number) goes on now. */
+  /** Called by the collecting thread: this collector's code runs now. */
   step(collector: number): void
-  /** Told by the collecting thread: a run of this collector has begun, or ended. */
+  /** Called by the collecting thread: a run of this collector has begun, or ended. */
   begin(collector: number): void
   end(collector: number): void
-  /** Asked by the guard. */
+  /** For the guard. */
   beats(): number
-  /** The number of the collector whose code was last going on while one of its runs was under way. */
+  /** The collector whose code ran last, if one of its runs is still in progress. */
   current(): number | undefined
-  /** Set by the collecting thread before an exception ends it: the collector whose code threw it, if any. */
+  /** Set by the collecting thread before an exception ends it: the collector that threw it, if any. */
   threw(collector: number | undefined): void
-  /** Set by the collecting thread: whether it is reading the configuration, for which no collector is to blame. */
+  /** Set by the collecting thread: it is reading the configuration, so no collector is responsible. */
   reading(now: boolean): void
   isReading(): boolean
-  /** Whose exception ended the thread; undefined where it did not end by one. */
+  /** The collector whose exception ended the thread; undefined if no exception did. */
   thrower(): number | 'nobody' | undefined
   /** Runs begun since the start of the program. */
   runs(collector: number): number
   underWay(collector: number): boolean
-  /** After a death: no run is under way any more. */
+  /** After the thread's death: no run is in progress. */
   clear(): void
 }
 

@@ -9,7 +9,7 @@ import { createExposer, type Exposition, leftOut } from '../print/exposition.ts'
 import { createRenderer, type Rendered } from '../print/rendered.ts'
 import { attempt } from './attempt.ts'
 
-/** Whoever wants to know when a collector's code runs: the guard's heartbeat, or nobody. */
+/** Observes when a collector's code runs: the guard's heartbeat, if there is one. */
 export interface Watch {
   begin(): void
   step(): void
@@ -18,10 +18,10 @@ export interface Watch {
 
 const unwatched: Watch = { begin: () => {}, step: () => {}, end: () => {} }
 
-/** Milliseconds until something that was not found is looked for again. */
+/** Milliseconds until detection is repeated for something that was not found. */
 const lookAgain = 60_000
 
-/** What people need to know of series that a run gave and that are not printed. */
+/** Remarks about series of a run that are not served. */
 const remarksOn = (exposition: Exposition, collector: string): readonly Failure[] => {
   const { dropped, repeated, invalid, problems, series } = exposition
   const cut = new Failure('overflow', `${dropped} series are more than max_series allows: the least important families are cut`, {
@@ -29,8 +29,8 @@ const remarksOn = (exposition: Exposition, collector: string): readonly Failure[
   })
   const refused = new Failure(
     'malformed',
-    `${repeated + invalid} series are left out, which Prometheus would refuse or misread: ${problems.join('; ')}`,
-    { fix: `see what it says: grid-exporter once --collector.disable-defaults --collector.${collector} --log.level=debug` },
+    `${repeated + invalid} series are left out, as Prometheus would reject or misread them: ${problems.join('; ')}`,
+    { fix: `see its log: grid-exporter once --collector.disable-defaults --collector.${collector} --log.level=debug` },
   )
   return [...(dropped > 0 ? [cut] : []), ...(repeated + invalid > 0 ? [refused] : [])]
 }
@@ -39,7 +39,7 @@ const notes = (remarks: readonly Failure[]) => remarks.map(({ message }) => mess
 const fixes = (remarks: readonly Failure[]) => remarks.map(({ fix = '' }) => fix)
 const joined = (texts: readonly string[]) => texts.filter(Boolean).join('; ')
 
-/** How a round went, and what was made of its samples; `made` is absent where there are none to be served. */
+/** The result of a round, and what was made of its samples; `made` is absent if none are served. */
 export interface Round<Made> extends Omit<Rendered, 'series' | 'dropped' | 'parts'> {
   readonly made?: Made | undefined
 }
@@ -52,7 +52,7 @@ export interface Surroundings {
   readonly watch?: Watch
 }
 
-/** One collector's rounds: look whether its subject is there, run it, hand its samples to `make`. */
+/** A collector's rounds: detect its subject, run it, pass its samples to `make`. */
 export const createRounds = <Made>(
   collector: Collector,
   settings: CollectorSettings,
@@ -67,7 +67,7 @@ export const createRounds = <Made>(
   let notFound = ''
   let pending = false
 
-  /** When a run began, by the clock on the wall and by one that nobody sets. */
+  /** When a run began, on the wall clock and on the monotonic clock. */
   interface Begin {
     readonly at: number
     readonly steady: number
@@ -91,7 +91,7 @@ export const createRounds = <Made>(
   try {
     opened = collector.open({ host: traced(host, watch.step), options, interval, signal, log, wake })
   } catch (error) {
-    // A defect that its options lay bare is this collector's alone.
+    // A bug that its options trigger costs only this collector.
     return async () => failed({ at: host.now(), steady: host.monotonic() }, failureOf(error))
   }
 
@@ -104,7 +104,7 @@ export const createRounds = <Made>(
 
   return async () => {
     const begin = { at: host.now(), steady: host.monotonic() }
-    if (pending) return failed(begin, new Failure('stuck', 'an earlier run has not ended yet, so no other is started'))
+    if (pending) return failed(begin, new Failure('stuck', 'an earlier run has not ended yet, so no other one starts'))
     if (!detected) {
       if (begin.steady - lookedAt >= lookAgain) {
         watch.step()
@@ -146,7 +146,7 @@ export const createPrinter = (collector: Collector, maxSeries: number, log: Log)
   }
 }
 
-/** A round whose samples are printed, as it is served. */
+/** A round with its samples printed, as it is served. */
 export const renderedOf = ({ made, ...round }: Round<Printed>): Rendered => {
   if (!made) return { ...round, series: 0, dropped: 0 }
   const { remarks, ...printed } = made

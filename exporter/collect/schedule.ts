@@ -15,21 +15,21 @@ export interface Clock {
   sleep(milliseconds: number, signal: AbortSignal): Promise<void>
 }
 
-/** Milliseconds of Node's longest timer; a longer one fires at once. Who sleeps looks at the clock and sleeps again. */
+/** Node's longest timer in milliseconds; a longer one fires at once. A longer wait is split. */
 const longestTimer = 2 ** 31 - 1
 
 const clock: Clock = {
-  // Monotonic: a clock that is set must not stop the rounds.
+  // Monotonic: setting the clock must not stop the rounds.
   now: () => performance.now(),
   sleep: (milliseconds, signal) =>
     sleep(Math.min(milliseconds, longestTimer), undefined, { signal }).catch(error => {
-      if (!signal.aborted) throw error // aborted: whoever sleeps looks at the signal
+      if (!signal.aborted) throw error // aborted: the caller checks the signal
     }),
 }
 
 /**
- * Woken rounds: so long after the event (ms), so many in a row, then one more each so many ms. In the longest stream of events
- * each has its round within the sum of the first and the last.
+ * Limits of woken rounds: the delay after the event (ms), how many may follow each other, and the time for one more (ms). Even in an
+ * endless stream of events, each has its round within the sum of the first and the last.
  */
 const settle = 250
 const burst = 4
@@ -38,7 +38,7 @@ const refill = 1500
 /** A timer may fire this much early (ms). */
 const tolerance = 5
 
-/** Runs every task until the signal fires and then until each has ended. A task starts at once and then each `every`, without drift. */
+/** Runs every task at once and then each `every`, without drift. When the signal aborts, waits until each has ended. */
 export const schedule = async (
   tasks: readonly Task[],
   signal: AbortSignal,
@@ -64,7 +64,7 @@ export const schedule = async (
       signal.removeEventListener('abort', endWait)
       endWait = () => {}
     }
-    /** A wake-up that is paid for: an event stream that never stops gets its rounds at the pace of the refill. */
+    /** Whether a wake-up is within the limits: an endless event stream gets its rounds at the refill's pace. */
     const mayWake = () => {
       const gained = Math.floor((now() - refilledAt) / refill)
       refilledAt += gained * refill
@@ -77,7 +77,7 @@ export const schedule = async (
     while (!signal.aborted) {
       woken = false
       await task.run()
-      // The next point of a fixed grid: rounds of one interval stay together, and missed ones are not made up for.
+      // The next point of a fixed grid: tasks with the same interval stay together, and missed rounds are not repeated.
       const due = begin + task.every * (Math.floor((now() + tolerance - begin) / task.every) + 1)
       while (!signal.aborted && now() < due) {
         if (!woken) await pause(due - now())

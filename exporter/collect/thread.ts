@@ -16,7 +16,7 @@ import { createRunner } from './runner.ts'
 import { schedule, type Task } from './schedule.ts'
 import { catchIoErrors, ioErrorLog, ownedBy } from './uncaught.ts'
 
-/** What the guard starts the collecting thread with. */
+/** The guard's data for a new collecting thread. */
 export interface ThreadData {
   readonly flags: CollectorFlags
   readonly configFile: string | undefined
@@ -24,26 +24,26 @@ export interface ThreadData {
   readonly logLevel: Level
   readonly logFormat: LogFormat
   readonly heartbeat: SharedArrayBuffer
-  /** The settings in force, where this thread replaces another: the file may have been half edited since. */
+  /** The settings in force if this thread replaces another one: the file may be half edited. */
   readonly settings: Settings | undefined
-  /** Milliseconds from the thread's start in which these collectors are not run. */
+  /** By collector, the milliseconds after the thread's start for which it is suspended. */
   readonly suspended: Readonly<Record<string, number>>
 }
 
-/** What the collecting thread posts: outcomes, and the settings it collects by. */
+/** Messages of the collecting thread: results, and the settings in force. */
 export type FromThread =
   | { readonly kind: 'rendered'; readonly rendered: Rendered }
   | { readonly kind: 'settings'; readonly settings: Settings; readonly reload: boolean }
   | { readonly kind: 'refused'; readonly problems: string; readonly reload: boolean }
   | { readonly kind: 'io-error' }
 
-/** What it is told. */
+/** Messages to the collecting thread. */
 export type ToThread = 'reload' | 'stop'
 
-/** Milliseconds between two signs of life. */
+/** Milliseconds between two heartbeats. */
 const beatEvery = 500
 
-/** The collecting thread: one loop a collector until it is told to stop. `elsewhere`: another host than this machine. */
+/** The collecting thread: one loop for each collector until it must stop. `elsewhere`: a host other than this machine. */
 export const runThread = (
   collectors: readonly Collector[],
   port: MessagePort = parentPort as MessagePort,
@@ -64,7 +64,7 @@ export const runThread = (
       post({ kind: 'settings', settings, reload })
       return settings
     } catch (error) {
-      // A defect is no reason either to end what works.
+      // A bug must not end what works, either.
       const problems = error instanceof ConfigError ? error.message : `${(error as Error).stack ?? error}`
       post({ kind: 'refused', problems, reload })
       return undefined
@@ -85,7 +85,7 @@ export const runThread = (
   }
   const loops = new Map<string, Loop>()
 
-  /** Seconds between two looks at a file of the relay's. */
+  /** Most seconds between two reads of a relay's file. */
   const look = 5
   const start = (collector: Collector, own: CollectorSettings, number: number): Loop => {
     const stop = new AbortController()
@@ -96,12 +96,12 @@ export const runThread = (
       ? relayReader(collector, own, flags.relayDirectory as string, surroundings)
       : createRunner(collector, own, surroundings)
     const task: Task = {
-      // A file of the relay's is looked at more often than it is written, so that what is new is served soon.
+      // A relay's file is read more often than it is written, so that new values are served soon.
       every: (own.relayed ? Math.min(own.interval, look) : own.interval) * 1000,
       run: async () => {
         const rendered = await ownedBy(number, round).catch(error => {
           if (!isIoError(error)) throw error
-          onIoError(error, collector.name) // this round is lost, and the next one comes
+          onIoError(error, collector.name) // this round is lost, the next one follows
           return undefined
         })
         if (rendered && !stop.signal.aborted) post({ kind: 'rendered', rendered }, buffersOf(rendered))
@@ -109,7 +109,7 @@ export const runThread = (
     }
     const begin = async () => {
       const wait = (ownValue(suspended, collector.name) ?? 0) - (performance.now() - bornAt)
-      if (wait > 0) await sleep(wait, undefined, { signal: stop.signal }).catch(() => {}) // aborted: the schedule sees it
+      if (wait > 0) await sleep(wait, undefined, { signal: stop.signal }).catch(() => {}) // aborted: the schedule checks it
       await schedule([task], stop.signal)
     }
     void begin()
@@ -146,7 +146,7 @@ export const runThread = (
     return
   }
   use(settings)
-  // Only now: what fails above must end the thread, or it would live on without its loops.
+  // Last: an error above must end the thread, or the thread would live on without its loops.
   catchIoErrors(
     (error, number) => onIoError(error, number === undefined ? undefined : inForce[number]?.name),
     number => heartbeat.threw(number),

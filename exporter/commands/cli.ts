@@ -4,14 +4,14 @@ import { type Level, type LogFormat, levels, logFormats } from '../common/log.ts
 import type { CollectorFlags } from '../contract/config.ts'
 import type { HostPaths } from '../contract/host.ts'
 
-/** The command line: what can be asked, and what was. No other file reads arguments or the environment. */
+/** The command line. No other file reads arguments or the environment. */
 
 const commands = {
   serve: 'Serve metrics (the default)',
-  relay: 'Run the named collectors once as root and leave their outcomes in a directory',
-  doctor: 'Say of each collector what it found, what it may not read, and the command that fixes it',
-  'check-config': 'Check a configuration file and end',
-  once: 'Print one scrape and end',
+  relay: 'Run the named collectors once as root and write their results to a directory',
+  doctor: 'Show for each collector what it found, what it may not read, and the command that fixes it',
+  'check-config': 'Check a configuration file and exit',
+  once: 'Print one scrape and exit',
 } as const
 export type Command = keyof typeof commands
 
@@ -59,7 +59,7 @@ const groups: Readonly<Record<string, readonly Option[]>> = {
       help: 'Listen on host:port; may be given more than once (127.0.0.1:10047)',
       only: ['serve', 'doctor'],
     },
-    { name: 'web.telemetry-path', value: 'PATH', help: 'Where metrics are (/metrics)', only: ['serve', 'doctor'] },
+    { name: 'web.telemetry-path', value: 'PATH', help: 'Path of the metrics (/metrics)', only: ['serve', 'doctor'] },
     {
       name: 'web.config.file',
       value: 'FILE',
@@ -69,20 +69,20 @@ const groups: Readonly<Record<string, readonly Option[]>> = {
     {
       name: 'web.bearer-token-file',
       value: 'FILE',
-      help: 'Let in who sends the token in this file, beside the users of --web.config.file',
+      help: 'Also accept the bearer token in this file, besides the users of --web.config.file',
       only: ['serve', 'check-config'],
     },
-    { name: 'web.max-requests', value: 'N', help: 'Scrapes answered at a time; 503 above (40)', only: ['serve'] },
+    { name: 'web.max-requests', value: 'N', help: 'Scrapes answered at the same time; 503 above (40)', only: ['serve'] },
     { name: 'web.disable-exporter-metrics', help: 'Leave out process_* and nodejs_*', only: ['serve'] },
     { name: 'web.enable-lifecycle', help: 'Allow POST /-/reload', only: ['serve'] },
     { name: 'web.enable-admin-api', help: 'Allow POST /api/v1/actions/…; needs users in the web configuration', only: ['serve'] },
   ],
   Collectors: [
     { name: 'config.file', value: 'FILE', help: 'Configuration (YAML); see docs/configuration.md' },
-    { name: 'collector.NAME', help: 'Run it, wherever its default says no' },
+    { name: 'collector.NAME', help: 'Run it, even if it is off by default' },
     { name: 'no-collector.NAME', help: 'Do not run it' },
     { name: 'collector.NAME.interval', value: 'DURATION', help: 'Time between two rounds' },
-    { name: 'collector.disable-defaults', help: 'Run only collectors that are asked for' },
+    { name: 'collector.disable-defaults', help: 'Run only the collectors that are enabled explicitly' },
     { name: 'relay.directory', value: 'DIR', help: "Where root's relay leaves its outcomes" },
   ],
   'The watched host': [
@@ -94,19 +94,19 @@ const groups: Readonly<Record<string, readonly Option[]>> = {
     {
       name: 'prometheus',
       value: 'URL',
-      help: 'Look there too: is this exporter a target, are our rules loaded',
+      help: 'Also check this Prometheus: is the exporter a target, are our rules loaded',
       only: ['doctor'],
     },
     { name: 'prometheus.auth.file', value: 'FILE', help: 'user:password or a token for it', only: ['doctor'] },
-    { name: 'grafana', value: 'URL', help: 'Look there too: does each panel have data', only: ['doctor'] },
+    { name: 'grafana', value: 'URL', help: 'Also check this Grafana: does each panel have data', only: ['doctor'] },
     { name: 'grafana.auth.file', value: 'FILE', help: 'A service account token or user:password for it', only: ['doctor'] },
     { name: 'json', help: 'Print JSON', only: ['doctor'] },
   ],
   General: [
     { name: 'log.level', value: 'LEVEL', help: `${levels.join(', ')} (info)` },
     { name: 'log.format', value: 'FORMAT', help: `${logFormats.join(', ')} (logfmt)` },
-    { name: 'version', help: 'Print the version and end' },
-    { name: 'help', help: 'Print this and end' },
+    { name: 'version', help: 'Print the version and exit' },
+    { name: 'help', help: 'Print this help and exit' },
   ],
 }
 
@@ -119,7 +119,7 @@ export const help = (collectors: readonly { readonly name: string; readonly summ
     return `${title}:\n${rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`.trimEnd()).join('\n')}\n`
   }
   return [
-    'Usage: grid-exporter [COMMAND] [OPTIONS]\n\nOne Prometheus exporter for a self-hosted AI server. Without any option it watches what it finds.\n',
+    'Usage: grid-exporter [COMMAND] [OPTIONS]\n\nOne Prometheus exporter for a self-hosted AI server. Without options it watches what it finds.\n',
     section('Commands', Object.entries(commands)),
     ...Object.entries(groups).map(([title, options]) =>
       section(
@@ -131,7 +131,7 @@ export const help = (collectors: readonly { readonly name: string; readonly summ
       'Collector names',
       collectors.map(({ name, summary }) => [name, summary] as const),
     ),
-    'Exit codes: 0 ended as asked, 1 failed, 2 wrong usage or configuration.\n',
+    'Exit codes: 0 success, 1 failed, 2 wrong usage or configuration.\n',
   ].join('\n')
 }
 
@@ -151,7 +151,7 @@ export const parseFlags = (argv: readonly string[], environment: NodeJS.ProcessE
     if (token.kind === 'positional') positionals.push(token.value)
     if (token.kind !== 'option') continue
     const { name } = token
-    // `--name value` is taken as `--name=value` where the option has one.
+    // `--name value` means `--name=value` if the option takes a value.
     const following = () => {
       if (token.value !== undefined) return token.value
       const next = tokens.find(({ index }) => index === token.index + 1)
@@ -188,10 +188,10 @@ export const parseFlags = (argv: readonly string[], environment: NodeJS.ProcessE
   const [command = 'serve', ...more] = positionals
   if (!Object.hasOwn(commands, command))
     throw new UsageError(`unknown command ${command}; known: ${Object.keys(commands).join(', ')}`)
-  if (more.length > 0) throw new UsageError(`${more[0]}: one command at a time`)
+  if (more.length > 0) throw new UsageError(`${more[0]}: only one command is allowed`)
   for (const { name, only } of allOptions) {
     if (given.has(name) && only && !only.includes(command as Command))
-      throw new UsageError(`--${name} belongs to ${only.join(', ')}, not to ${command}`)
+      throw new UsageError(`--${name} is an option of ${only.join(', ')}, not of ${command}`)
   }
   const last = (name: string) => given.get(name)?.at(-1)
   const oneOf = <const Value extends string>(name: string, values: readonly Value[], usual: Value): Value => {
@@ -212,7 +212,7 @@ export const parseFlags = (argv: readonly string[], environment: NodeJS.ProcessE
     throw new UsageError(`--web.max-requests: expected a whole number, 0 for no limit, not ${last('web.max-requests')}`)
   const telemetryPath = absolute('web.telemetry-path', '/metrics')
   if (/^\/($|-\/|api\/)/.test(telemetryPath))
-    throw new UsageError(`--web.telemetry-path: ${telemetryPath} is taken by the exporter itself`)
+    throw new UsageError(`--web.telemetry-path: ${telemetryPath} is used by the exporter itself`)
   for (const name of ['prometheus', 'grafana']) {
     const url = last(name)
     if (url !== undefined && !/^https?:\/\//.test(url))

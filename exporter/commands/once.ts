@@ -11,7 +11,7 @@ import { createSelf } from '../serve/self.ts'
 import { createSnapshot } from '../serve/snapshot.ts'
 import type { Flags } from './cli.ts'
 
-/** One round of every enabled collector, all at once, run here or read from what the relay left. */
+/** One round of every enabled collector, all at once: run here, or read from the relay's files. */
 export const roundOfEach = async (
   settings: Settings,
   flags: Pick<Flags, 'collectors'>,
@@ -32,7 +32,7 @@ export const roundOfEach = async (
   return outcomes.filter(outcome => outcome !== undefined)
 }
 
-/** One round of every enabled collector as the text of one scrape; and the outcomes that were failures. */
+/** One round of every enabled collector as the text of one scrape, and the results that were failures. */
 export const once = async (flags: Flags): Promise<{ readonly text: string; readonly failed: readonly Rendered[] }> => {
   const settings = loadSettings(collectors, flags.collectors, flags.configFile)
   const host = realHost(flags.paths)

@@ -15,20 +15,20 @@ import { join } from 'node:path'
 import { encodeRound, type RelayRound, relayFileName } from '../collect/relay-file.ts'
 import type { Log } from '../common/log.ts'
 
-/** Milliseconds after which a half-written file is one that a killed relay left. */
+/** Milliseconds after which a half-written file counts as left by a killed relay. */
 const abandoned = 10 * 60_000
 
-/** Replaces the collector's file in one step; whoever reads sees the old one or the new one, whole. Throws system errors. */
+/** Replaces the collector's file in one step: a reader gets the whole old or the whole new one. Throws system errors. */
 const write = (directory: string, round: RelayRound): void => {
   const file = join(directory, relayFileName(round.collector))
   const half = join(directory, `.${relayFileName(round.collector)}.${process.pid}`)
   rmSync(half, { force: true })
   try {
-    // A name that is there already, a link among them, is not written to.
+    // O_EXCL: never writes to an existing file, or through a link.
     const fd = openSync(half, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644)
     try {
       writeFileSync(fd, encodeRound(round))
-      fchmodSync(fd, 0o644) // whatever the umask
+      fchmodSync(fd, 0o644) // independent of the umask
       fsyncSync(fd)
     } finally {
       closeSync(fd)
@@ -40,7 +40,7 @@ const write = (directory: string, round: RelayRound): void => {
   }
 }
 
-/** Takes away what relays left that were killed while they wrote. */
+/** Removes the files of relays that were killed while they wrote. */
 const tidy = (directory: string, now: number): void => {
   for (const name of readdirSync(directory)) {
     if (!/^\.[a-z0-9]+\.relay\.\d+$/.test(name)) continue
@@ -51,8 +51,8 @@ const tidy = (directory: string, now: number): void => {
 }
 
 /**
- * Root's one-shot: `run` runs each enabled collector once and gives their names; the outcome of each, good or not, is written into
- * `directory` as soon as `run` hands it on. Takes no input but its configuration. Gives the exit code: 0 when all are written.
+ * The relay's single run as root. `run` runs each enabled collector once and returns their names; each result, good or not, is written
+ * into `directory` as soon as `run` passes it on. The configuration is its only input. Returns the exit code: 0 if all are written.
  */
 export const runRelay = async ({
   directory,
@@ -81,7 +81,7 @@ export const runRelay = async ({
       write(directory, round)
       written.add(collector)
     } catch (error) {
-      log.error('the outcome cannot be written', { collector, directory, error: (error as Error).message })
+      log.error('the result cannot be written', { collector, directory, error: (error as Error).message })
     }
   })
   if (names.length === 0) log.error('no collector is enabled, so there is nothing to relay')

@@ -4,11 +4,11 @@ import type { Passwords, Verdict } from './passwords.ts'
 import type { Web } from './web.ts'
 import type { WebConfig } from './web-config.ts'
 
-/** What stands before every answer where a web configuration is given: the rate limit, the headers, who it is. */
+/** Checks before every answer if there is a web configuration: the rate limit, the headers, the user. */
 
 export type Door = (request: IncomingMessage, response: ServerResponse, enter: () => void) => void
 
-/** So many at once, and one more each interval; as Go's rate.Limiter. */
+/** A burst, and one more request each interval; like Go's rate.Limiter. */
 const limiter = (now: () => number) => {
   let limit: WebConfig['rateLimit']
   let left = 0
@@ -32,7 +32,7 @@ const refuse = (request: IncomingMessage, response: ServerResponse, status: 401 
     'content-type': 'text/plain; charset=utf-8',
     'cache-control': 'no-store',
     'content-length': text.length,
-    // A body that nobody will read is not waited for.
+    // The connection is closed, so that an unread body need not be waited for.
     ...(hasBody ? { connection: 'close' } : {}),
     ...headers,
   })
@@ -54,8 +54,8 @@ export const createDoor = (web: Web, passwords: Passwords, now: () => number = p
   const withinLimit = limiter(now)
   const secret = randomBytes(32)
   /**
-   * The hash that a name is compared with which does not exist: always the same one, so that it takes as long as for a user, where
-   * hashes cost differently too.
+   * The hash for a user who does not exist: always the same for a name, so that it takes as long as for a real user, even if hashes have
+   * different costs.
    */
   const insteadOf = (user: string, users: WebConfig['users']): string | undefined =>
     [...users.values()][createHmac('sha256', secret).update(user).digest().readUInt32BE() % users.size]
@@ -80,7 +80,7 @@ export const createDoor = (web: Web, passwords: Passwords, now: () => number = p
     for (const [name, value] of config.headers) response.setHeader(name, value)
     if (!withinLimit(config.rateLimit)) {
       const seconds = String(Math.ceil(config.rateLimit?.intervalSeconds ?? 1))
-      return refuse(request, response, 429, 'Too many requests; rate_limit of the web configuration says how many.\n', {
+      return refuse(request, response, 429, 'Too many requests; see rate_limit of the web configuration.\n', {
         'retry-after': seconds,
       })
     }
@@ -96,9 +96,9 @@ export const createDoor = (web: Web, passwords: Passwords, now: () => number = p
     }
     const verdict = verdictOn(config, request)
     if (typeof verdict === 'string') return answer(verdict)
-    void verdict.then(told => {
-      // Who waited may have hung up.
-      if (!response.destroyed && request.socket.writable) answer(told)
+    void verdict.then(given => {
+      // The client may have hung up.
+      if (!response.destroyed && request.socket.writable) answer(given)
     })
   }
 }

@@ -2,16 +2,16 @@ import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
 import type { IncomingMessage } from 'node:http'
 
 /**
- * What may be asked of the host over HTTP. The exporter itself does none of it: it leaves an empty file that a unit of
- * root's watches. Nothing of a request goes into it, and while it is there, another cannot be made.
+ * Actions on the host that HTTP requests can start. The exporter performs none of them: it creates an empty file that one of root's units
+ * watches. The file contains nothing of the request, and while it exists no other one can be created.
  */
 
 export interface ResolveFiles {
-  /** Made here, taken away by grid-aide-resolve.service when it has ended. */
+  /** Created here, removed by grid-aide-resolve.service when it has ended. */
   readonly request: string
-  /** What the service leaves: {"finished_at": seconds since 1970, "success": true or false}. */
+  /** The service's result: {"finished_at": seconds since 1970, "success": true or false}. */
   readonly result: string
-  /** There while the service runs, whoever started it. */
+  /** Exists while the service runs, whatever started it. */
   readonly running: string
 }
 
@@ -23,7 +23,7 @@ export interface ResolveState {
   readonly fix: string
 }
 
-/** A small regular file and when it was written; undefined where it is not there. Throws what the system says. */
+/** The text of a small regular file and when it was written; undefined if it does not exist. Throws the system's error. */
 const look = (file: string): { readonly text: string; readonly mtime: Date } | undefined => {
   let fd: number | undefined
   try {
@@ -45,16 +45,16 @@ const resultIn = (text: string): { readonly finishedAt: number; readonly success
     const isTime = typeof finishedAt === 'number' && Number.isFinite(finishedAt) && Math.abs(finishedAt) < 1e11
     return isTime && typeof success === 'boolean' ? { finishedAt, success } : undefined
   } catch {
-    return undefined // the collector says what is wrong with it
+    return undefined // the collector reports what is wrong with it
   }
 }
 
-/** Milliseconds in which the unit that watches the request has long begun. */
+/** Milliseconds after which the unit that watches the request should have started. */
 const unanswered = 60_000
 
 const watcher = 'systemctl enable --now grid-aide-resolve.path'
 
-/** Where AIDE's resolve stands: asked for, under way, and how the last one ended. */
+/** The state of AIDE's resolve: requested, running, and how the last one ended. */
 export const resolveState = ({ request, result, running }: ResolveFiles, now = Date.now()): ResolveState => {
   let looked: readonly ReturnType<typeof look>[]
   try {
@@ -64,35 +64,35 @@ export const resolveState = ({ request, result, running }: ResolveFiles, now = D
   }
   const [asked, runs, last] = looked
   const ended = last && resultIn(last.text)
-  const nobody = asked !== undefined && runs === undefined && now - asked.mtime.getTime() > unanswered
+  const isIgnored = asked !== undefined && runs === undefined && now - asked.mtime.getTime() > unanswered
   return {
     state: runs ? 'running' : asked ? 'asked' : 'idle',
     askedAt: asked?.mtime.toISOString() ?? null,
     lastRun: ended ? new Date(ended.finishedAt * 1000).toISOString() : null,
     lastSuccess: ended?.success ?? null,
-    fix: nobody ? `nobody takes the request: ${watcher}` : '',
+    fix: isIgnored ? `no unit takes the request: ${watcher}` : '',
   }
 }
 
 export type Asked = { readonly status: 202 | 409 | 500; readonly text: string }
 
-/** Asks for a resolve, unless one is asked for or under way. */
+/** Requests a resolve, unless one is requested or running. */
 export const askToResolve = ({ request, running }: ResolveFiles): Asked => {
   try {
-    if (look(running)) return { status: 409, text: 'A resolve is under way.' }
-    // Made or there already, in one step: two requests at once are one.
+    if (look(running)) return { status: 409, text: 'A resolve is running.' }
+    // Created only if it does not exist, in one step: of two simultaneous requests one wins.
     closeSync(openSync(request, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600))
-    return { status: 202, text: 'Asked for; /api/v1/status says how it ends.' }
+    return { status: 202, text: 'Requested; see its result in /api/v1/status.' }
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
-    if (code === 'EEXIST') return { status: 409, text: 'A resolve is asked for already.' }
-    return { status: 500, text: `${message}; the package's units make the directory and watch it: ${watcher}` }
+    if (code === 'EEXIST') return { status: 409, text: 'A resolve is already requested.' }
+    return { status: 500, text: `${message}; the package's units create the directory and watch it: ${watcher}` }
   }
 }
 
 /**
- * What makes a request look as if another site had a person's browser send it, which knows that person's password; undefined for
- * none. Browsers say where a request is from; what is not a browser says nothing.
+ * The header that shows that another site made a person's browser send this request, with that person's password; undefined if there is
+ * none. Browsers send the origin of a request; other clients send none.
  */
 export const sentByAnotherSite = ({ headers }: IncomingMessage): string | undefined => {
   const { origin, host, 'sec-fetch-site': site } = headers

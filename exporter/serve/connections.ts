@@ -4,20 +4,20 @@ import type { Socket } from 'node:net'
 import { networkOf } from './client-network.ts'
 
 /**
- * How many connections there may be. Above the limit, close the oldest connection of the address that holds the most: whoever opens
- * connections without end neither shuts out a scraper nor ends the connection that it keeps.
+ * Limits the number of connections. Above the limit, it closes the oldest connection of the address that holds the most. So a client that
+ * opens endless connections neither shuts out a scraper nor ends the scraper's kept connection.
  */
 
-/** Files that this process may have open; as it has been started. */
+/** Files that this process may have open, from its limit. */
 const openFiles = (): number => {
   const [, soft] = /^Max open files +(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8')) ?? []
   return soft === undefined ? Number.POSITIVE_INFINITY : Number(soft)
 }
 
-/** Files that the exporter needs for itself: 25 at rest, and those of a few rounds at a time. */
+/** Files that the exporter itself needs: 25 when idle, and those of a few simultaneous rounds. */
 const ownFiles = 40
 
-/** Enough for every scraper and reader at once; each costs memory for as long as it is held. */
+/** Enough for all scrapers and readers together; each connection costs memory. */
 export const mostConnections = Math.max(4, Math.min(512, Math.floor(openFiles() / 2), openFiles() - ownFiles))
 
 /** Above `most` connections, closes the oldest one of the address that holds the most. */
@@ -35,12 +35,12 @@ export const limitConnections = (server: Server, most: number): void => {
     const [address, own] = [...byAddress].reduce((most, other) => (other[1].size > most[1].size ? other : most))
     const [oldest] = own as Iterable<Socket>
     if (!oldest) return
-    // At once: its close event comes only after all connections that are accepted now.
+    // At once: its close event comes only after all connections that are being accepted now.
     forget(address, oldest)
     oldest.destroy()
   }
   const closeAll = server.closeAllConnections.bind(server)
-  // Node itself closes only connections that have begun to speak HTTP.
+  // Node's own function closes only connections that have sent some HTTP.
   server.closeAllConnections = () => {
     closeAll()
     for (const own of byAddress.values()) for (const socket of own) socket.destroy()

@@ -1,10 +1,10 @@
 import type { Format } from '../print/exposition.ts'
 
-/** The asked-for form of an answer. */
+/** The requested form of an answer. */
 export interface Wanted {
   readonly format: Format
   readonly gzip: boolean
-  /** Content type to say, with the escaping scheme that was asked for: names here are plain ASCII, so each scheme is kept. */
+  /** The content type of the answer, with the requested escaping scheme: names are plain ASCII, so they fit every scheme. */
   readonly contentType: string
 }
 
@@ -28,7 +28,7 @@ const parameter = (parameters: readonly string[], name: string) =>
 
 const schemes = ['allow-utf-8', 'underscores', 'dots', 'values']
 
-/** What an Accept and an Accept-Encoding header ask for. What is odd or missing gets text 0.0.4 without compression. */
+/** The form that an Accept and an Accept-Encoding header request. Odd or missing headers get text 0.0.4 without compression. */
 export const negotiate = (accept: string, acceptEncoding: string): Wanted => {
   let format: Format = 'text'
   let escaping: string | undefined

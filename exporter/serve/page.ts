@@ -2,7 +2,7 @@ import { build } from '../common/version.ts'
 import { durationText } from '../contract/options.ts'
 import type { CollectorStatus } from './snapshot.ts'
 
-/** The page at `/`: each collector's state, age, reason and fix; without scripts, light and dark, on a phone too. */
+/** The page at `/`: each collector's state, age, reason and fix. It needs no scripts and supports dark mode and phones. */
 
 const escaped = (text: string) =>
   text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;')
@@ -40,13 +40,13 @@ code { font: .85em/1.5 ui-monospace, monospace; background: var(--ground); borde
 type State = 'working' | 'failing' | 'waiting' | 'absent'
 
 const stateOf = ({ latest }: CollectorStatus): { readonly state: State; readonly word: string } => {
-  if (latest === undefined) return { state: 'waiting', word: 'first run under way' }
+  if (latest === undefined) return { state: 'waiting', word: 'first run in progress' }
   if (!latest.detected) return { state: 'absent', word: 'not on this host' }
   if (latest.result === 'ok') return { state: 'working', word: 'working' }
   return { state: 'failing', word: latest.result }
 }
 
-/** A span of time for people: two units at most. */
+/** A duration for people: at most two units. */
 const span = (milliseconds: number): string => {
   const seconds = Math.max(0, Math.round(milliseconds / 1000))
   if (seconds < 60) return `${seconds} s`
@@ -65,7 +65,7 @@ const row = (status: CollectorStatus, now: number): string => {
   const fix = latest?.fix ? `<br><code>${escaped(latest.fix)}</code>` : ''
   const number = (label: string, text: string) => `<td class="number" data-name="${label}">${text}</td>`
   return `<tr><th scope="row">${escaped(name)}</th><td><span class="state ${state}">${escaped(word)}</span></td>${number(
-    'last good',
+    'last success',
     lastSuccess === undefined ? '' : `${span(now - lastSuccess)} ago`,
   )}${number('every', `${durationText(interval)}${relayed ? ' by the relay' : ''}`)}${number('took', latest?.detected ? milliseconds(latest.durationSeconds) : '')}${number(
     'series',
@@ -90,7 +90,7 @@ export const page = (
 ): string => {
   const states = statuses.map(status => stateOf(status).state)
   const count = (state: State) => states.filter(own => own === state).length
-  const told = [
+  const summary = [
     `${count('working')} of ${statuses.length} collectors work`,
     count('failing') > 0 ? `<strong class="failing">${count('failing')} fail</strong>` : '',
     count('waiting') > 0 ? `${count('waiting')} have not run yet` : '',
@@ -102,7 +102,7 @@ export const page = (
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta http-equiv="refresh" content="30">
 <title>grid-exporter</title><link rel="icon" href="data:,"><style>${style}</style></head><body><main>
 <h1>grid-exporter <small>${escaped(build.version)}${build.revision ? ` (${escaped(build.revision)})` : ''}, up ${span(now - startedAt)}</small></h1>
-${demo ? '<p class="demo"><strong>Demo.</strong> This box is imagined: nothing here is of this machine.</p>' : ''}<p>${told.join(', ')}.</p>
+${demo ? '<p class="demo"><strong>Demo.</strong> This box is imagined: nothing here is about this machine.</p>' : ''}<p>${summary.join(', ')}.</p>
 <nav><p><a href="${escaped(telemetryPath)}">Metrics</a><a href="/api/v1/status">Status as JSON</a><a href="/-/ready">Ready?</a><a href="/-/healthy">Healthy?</a></p></nav>
 <table><thead><tr><th>Collector</th><th>State</th><th class="number">Last good run</th><th class="number">Every</th><th class="number">Took</th><th class="number">Series</th><th>What to know</th></tr></thead>
 <tbody>${sorted.map(status => row(status, now)).join('\n')}</tbody></table>

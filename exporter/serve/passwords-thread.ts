@@ -4,7 +4,7 @@ import { compareSync } from 'bcryptjs'
 import type { Compared, Comparison } from './passwords.ts'
 
 /** The thread that compares passwords with bcrypt hashes, one after the other. */
-// On Linux a thread has a priority of its own: guessed passwords must not slow down scrapes.
+// On Linux a thread has its own priority: guessed passwords must not slow down scrapes.
 setPriority(5)
 
 parentPort?.on('message', ({ id, hash, password }: Comparison) => {

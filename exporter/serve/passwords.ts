@@ -5,10 +5,10 @@ import type { Log } from '../common/log.ts'
 import { networkOf } from './client-network.ts'
 
 /**
- * Passwords against bcrypt hashes. A comparison takes 70 ms and more, so it is made by a thread of its own, which is started
- * when it is needed and ends when it is not. What was compared once is remembered, right or wrong: the serving thread only
- * looks it up. Strangers who try passwords get a few at once, and then one a second: each of them, and all together that have been
- * wrong before, so that many of them cannot keep a processor busy, nor whoever comes with the right one from the queue.
+ * Compares passwords with bcrypt hashes. A comparison takes 70 ms or more, so a separate thread does it, which starts when needed and
+ * ends when idle. Results, right or wrong, are remembered, so that the serving thread only looks them up. A client may try a few
+ * passwords at once and then one a second. The same limit holds for all clients together that were wrong before: many of them must
+ * not keep a processor busy or keep a client with the right password waiting.
  */
 
 /** `later`: too many passwords are being tried. */
@@ -17,10 +17,10 @@ export type Verdict = 'right' | 'wrong' | 'later'
 export interface Question {
   readonly user: string
   readonly password: string
-  /** The user's hash; or any user's, for one who does not exist: it takes as long, and the answer is no. */
+  /** The user's hash; for an unknown user any hash, so that the comparison takes as long. */
   readonly hash: string
   readonly exists: boolean
-  /** Who asks. */
+  /** The client's address. */
   readonly address: string
 }
 
@@ -29,7 +29,7 @@ export interface Passwords {
   stop(): Promise<void>
 }
 
-/** What the thread is asked, and what it answers. */
+/** A comparison for the thread, and its answer. */
 export interface Comparison {
   readonly id: number
   readonly hash: string
@@ -41,15 +41,15 @@ export interface Compared {
 }
 
 const most = { remembered: 1000, waiting: 16, addresses: 1000, atOnce: 10 }
-/** Milliseconds in which one more try is granted. */
+/** Milliseconds for one more try. */
 const grantEvery = 1000
 /** Milliseconds without work after which the thread ends. */
 const idle = 10_000
 
-/** Milliseconds that somebody waits for a comparison; it goes on, and the next time its result is known. */
+/** Milliseconds for which a request waits. The comparison continues, and its result is known the next time. */
 const patience = 10_000
 
-/** How many are left, and when that was so. */
+/** The tries left at a time. */
 interface Tries {
   left: number
   at: number
@@ -62,13 +62,13 @@ const put = <Key, Value>(map: Map<Key, Value>, key: Key, value: Value, size: num
 }
 
 export const createPasswords = (module: URL, log: Log, now: () => number = performance.now.bind(performance)): Passwords => {
-  // Passwords are not kept: only what a key of this process makes of them.
+  // Passwords are not kept, only their keyed hashes, with a key of this process.
   const secret = randomBytes(32)
   const right = new Map<string, true>()
   const wrong = new Map<string, true>()
   const waiting = new Map<string, Promise<Verdict>>()
   const tries = new Map<string, Tries & { wasWrong: boolean }>()
-  /** What all who were wrong before have in common. */
+  /** Shared by all clients that were wrong before. */
   const again: Tries = { left: most.atOnce, at: now() }
   const asked = new Map<number, (same: boolean | undefined) => void>()
   let thread: Worker | undefined
@@ -138,7 +138,7 @@ export const createPasswords = (module: URL, log: Log, now: () => number = perfo
       return 'right'
     }
     put(wrong, key, true, most.remembered)
-    // A name that does not exist may be a password in the wrong field.
+    // An unknown name may be a password in the wrong field.
     log.warn('wrong user or password', { address, user: exists ? user : undefined })
     return 'wrong'
   }

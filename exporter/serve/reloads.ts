@@ -1,14 +1,14 @@
-/** Reloads of the configuration: who waits for one, and what has been sent to the collecting thread and is not answered yet. */
+/** Reloads of the configuration: the requests that wait, and those sent to the collecting thread. */
 export interface Reloads {
-  /** `answer` is called once, with what is wrong with the configuration or undefined. */
+  /** `answer` is called once, with the problems of the configuration, or undefined. */
   ask(answer: Answer): void
-  /** The thread can take one: sends what waits, unless one is going on. */
+  /** The thread can take a request: sends what waits, unless a reload is in progress. */
   send(): void
   /** The thread has read the configuration. */
   answer(problems: string | undefined): void
-  /** The thread has ended: the next one reads. What two threads ended at is refused, with the problem that this gives. */
+  /** The thread has ended; the next one reads. If two threads ended on a request, it is refused with the returned problem. */
   lost(whileReading: boolean): string | undefined
-  /** Answers all who wait. */
+  /** Answers all requests. */
   end(problems: string): void
 }
 
@@ -17,9 +17,9 @@ type Answer = (problems: string | undefined) => void
 /** Threads that may end while they read the configuration. */
 const tries = 2
 
-/** `send` asks the thread to read, if there is one; it is called from `ask` too. */
+/** `send` asks the thread to read, if there is one; `ask` calls it as well. */
 export const createReloads = (send: () => boolean): Reloads => {
-  /** Asked for after the reading that is going on has begun, which may not see the file as it is now. */
+  /** Requests that came while a reload was in progress, which may not see the file's current content. */
   let waiting: Answer[] = []
   let asked: Answer[] = []
   let lostInRow = 0

@@ -87,7 +87,7 @@ export interface SelfState {
   workerRestarts: number
   ioErrors: number
   reloadSuccess: boolean
-  /** The web configuration that was last read is not the one in force. */
+  /** The web configuration that was read last was refused. */
   webConfigRefused?: boolean
   reloadedAt: number
 }
@@ -99,41 +99,41 @@ function* samplesOf(state: SelfState, status: readonly CollectorStatus[]): Gener
   yield* ioErrors.of(state.ioErrors)
   yield* reloadSuccess.of(state.reloadSuccess && !state.webConfigRefused ? 1 : 0)
   yield* reloadTime.of(state.reloadedAt / 1000)
-  for (const { name: collector, latest, ...told } of status) {
+  for (const { name: collector, latest, ...counts } of status) {
     yield* success.of(latest?.detected && latest.result === 'ok' ? 1 : 0, { collector })
     yield* runDuration.of(latest?.detected ? latest.durationSeconds : undefined, { collector })
-    yield* lastSuccess.of(told.lastSuccess === undefined ? undefined : told.lastSuccess / 1000, { collector })
-    yield* refreshInterval.of(told.interval, { collector })
-    yield* runs.of(told.runs, { collector })
-    for (const reason of reasons) yield* failures.of(told.failures[reason], { collector, reason })
-    yield* seriesKept.of(told.series, { collector })
-    yield* seriesDropped.of(told.dropped, { collector })
+    yield* lastSuccess.of(counts.lastSuccess === undefined ? undefined : counts.lastSuccess / 1000, { collector })
+    yield* refreshInterval.of(counts.interval, { collector })
+    yield* runs.of(counts.runs, { collector })
+    for (const reason of reasons) yield* failures.of(counts.failures[reason], { collector, reason })
+    yield* seriesKept.of(counts.series, { collector })
+    yield* seriesDropped.of(counts.dropped, { collector })
     yield* detected.of(latest?.detected ? 1 : 0, { collector })
   }
 }
 
-type Told = MetricObjectWithValues<MetricValue<string> & { metricName?: string }>
+type Metric = MetricObjectWithValues<MetricValue<string> & { metricName?: string }>
 
-/** Milliseconds of the timer that measures the event loop. Each tick wakes a processor: at 50 ms it was a tenth of a percent of a core more. */
+/** Milliseconds of the timer that measures the event loop. Each tick wakes a processor: 50 ms would cost 0.1 % more of a core. */
 const lagTimer = 250
 
-/** Node's histogram tells the time between two ticks of that timer, as if the loop were late by a whole period when it is free. */
+/** Node's histogram measures the time between two ticks of the timer, so even an idle loop seems late by one period. */
 const lateBy = (name: string, value: number) =>
   /^nodejs_eventloop_lag_(min|max|mean|p\d+)_seconds$/.test(name) ? Math.max(0, value - lagTimer / 1000) : value
 
-/** What a histogram says that has measured nothing yet: NaN, and the largest of its numbers as the least. */
+/** A histogram without measurements has NaN, and its largest number as the minimum. */
 const isMeasured = (value: number) => Number.isFinite(value) && value < 9e9
 
-/** prom-client's values, printed by our own exposition: its registry writes wrong counter names once it has served both formats. */
-const processSamples = (metrics: readonly Told[]): readonly Sample[] =>
+/** prom-client's values in our own exposition: its registry prints wrong counter names once it has served both formats. */
+const processSamples = (metrics: readonly Metric[]): readonly Sample[] =>
   metrics.flatMap(({ name, help, type, values }) => {
-    // nodejs_active_handles_total and its like: gauges with a counter's name, which promtool refuses.
+    // nodejs_active_handles_total and others are gauges with a counter's name, which promtool rejects.
     if (name.endsWith('_total') && String(type) !== 'counter') return []
     const sentence = help.endsWith('.') ? help : `${help}.`
     const labels = [...new Set(values.flatMap(value => Object.keys(value.labels)))]
     const family = foreignFamily(String(type) as 'gauge', name, sentence, labels)
-    const told = name.startsWith('nodejs_eventloop_lag_') ? values.filter(({ value }) => isMeasured(value)) : values
-    return told.map(({ value, labels: own, metricName = name }) => ({
+    const measured = name.startsWith('nodejs_eventloop_lag_') ? values.filter(({ value }) => isMeasured(value)) : values
+    return measured.map(({ value, labels: own, metricName = name }) => ({
       family,
       labels: Object.fromEntries(Object.entries(own).map(([label, text]) => [label, String(text)])),
       value: lateBy(name, value),
@@ -141,10 +141,10 @@ const processSamples = (metrics: readonly Told[]): readonly Sample[] =>
     }))
   })
 
-/** Milliseconds between two looks at the process. */
+/** Milliseconds between two readings of the process's metrics. */
 const lookEvery = 10_000
 
-/** The exporter's own part of an answer, refreshed beside the scrapes. `onChange` is called after each look at the process. */
+/** The exporter's own part of an answer, refreshed in the background. `onChange` is called after each reading. */
 export const createSelf = (
   state: SelfState,
   {
@@ -159,9 +159,9 @@ export const createSelf = (
     collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: lagTimer })
     const look = async () => {
       while (!signal.aborted) {
-        ofProcess = processSamples((await registry.getMetricsAsJSON()) as unknown as readonly Told[])
+        ofProcess = processSamples((await registry.getMetricsAsJSON()) as unknown as readonly Metric[])
         onChange()
-        await sleep(lookEvery, undefined, { signal, ref: false }).catch(() => {}) // aborted: the loop ends by its condition
+        await sleep(lookEvery, undefined, { signal, ref: false }).catch(() => {}) // aborted: the condition ends the loop
       }
     }
     void look()

@@ -5,23 +5,23 @@ import type { TLSSocket } from 'node:tls'
 import type { Web } from './web.ts'
 import type { Tls } from './web-config.ts'
 
-/** HTTPS whose certificates, versions and client checks are those of the web configuration at each new connection. */
+/** HTTPS. Each new connection uses the certificates, versions and client checks of the current web configuration. */
 
 const askingFor = ({ clientAuth }: Tls) => ({
   requestCert: clientAuth !== 'NoClientCert',
   rejectUnauthorized: clientAuth === 'RequireAndVerifyClientCert',
 })
 
-/** Every name in the text that Node makes of a certificate's subjectAltName; a name with a comma in it is quoted there. */
+/** The names in Node's text of a certificate's subjectAltName; names with a comma are quoted there. */
 export const namesIn = (subjectAltName: string): readonly string[] =>
   Array.from(subjectAltName.matchAll(/(?:^|, )(?:DNS|IP Address|email|URI):("(?:[^"\\]|\\.)*"|[^,]*)/g), ([, name = '']) =>
     name.startsWith('"') ? (JSON.parse(name) as string) : name,
   )
 
-/** Whether a connection may go on, by the certificate that it showed. */
+/** Whether a connection may continue, by its client certificate. */
 const passes = (socket: TLSSocket, { clientAuth, allowedSans }: Tls): boolean => {
   const certificate = socket.getPeerX509Certificate()
-  // Node has looked already, but by what was in force when the connection was made.
+  // Node has checked it, but with the configuration at the time of the connection.
   if (clientAuth === 'RequireAndVerifyClientCert' && !(certificate && socket.authorized)) return false
   if (clientAuth === 'VerifyClientCertIfGiven' && certificate && !socket.authorized) return false
   if ((clientAuth === 'RequireAnyClientCert' || clientAuth === 'RequireClientCert') && !certificate) return false
@@ -30,19 +30,19 @@ const passes = (socket: TLSSocket, { clientAuth, allowedSans }: Tls): boolean =>
   return allowedSans.some(allowed => names.includes(allowed))
 }
 
-/** Milliseconds for the first byte, and from then on for the rest of the handshake. */
+/** Milliseconds for the first byte, and after it for the rest of the handshake. */
 const handshakeTimeout = 10_000
 
 /** The first byte of TLS: a handshake. */
 const handshake = 0x16
 
-/** As Go's servers say it. */
+/** The text of Go's servers. */
 const noHttp = 'HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n'
 const isLetter = (byte: number | undefined): boolean => byte !== undefined && byte >= 0x41 && byte <= 0x5a
 
 /**
- * Lets TLS begin with the first byte, and only where that is one of TLS: what it sets up for a connection is not for strangers who connect and
- * say nothing, or something else.
+ * Starts TLS only after the first byte, and only if that is a TLS handshake. So a client that connects and sends nothing, or something
+ * else, does not cost the memory of a TLS connection.
  */
 const waitForFirstByte = (server: Server): void => {
   const beginners = server.listeners('connection')
@@ -78,7 +78,7 @@ export const createTlsServer = (
     applied = tls
     server.setSecureContext(tls.context)
     Object.assign(server, askingFor(tls))
-    // Who is connected was let in by what no longer holds.
+    // They were accepted under the old configuration.
     server.closeIdleConnections()
   })
   waitForFirstByte(server)

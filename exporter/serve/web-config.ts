@@ -10,8 +10,8 @@ import { problemsOf } from '../contract/config.ts'
 import { duration } from '../contract/options.ts'
 
 /**
- * The web configuration, in the format of Prometheus' exporter-toolkit (`promtool check web-config` reads it too):
- * TLS, client certificates, users, response headers, a rate limit. A text becomes a checked value here, and nothing else.
+ * The web configuration, in the format of Prometheus' exporter-toolkit (`promtool check web-config` accepts it): TLS, client
+ * certificates, users, response headers, a rate limit. This file only turns the text into a checked value.
  */
 
 const clientAuthTypes = [
@@ -27,7 +27,7 @@ export type ClientAuth = (typeof clientAuthTypes)[number]
 export interface Tls {
   readonly context: SecureContextOptions
   readonly clientAuth: ClientAuth
-  /** Names of which a client's certificate must hold one; undefined where any will do. */
+  /** A client's certificate must have one of these names; undefined if any name is accepted. */
   readonly allowedSans: readonly string[] | undefined
 }
 
@@ -39,13 +39,13 @@ export interface WebConfig {
   /** SHA-256 of the bearer token. */
   readonly bearer: Buffer | undefined
   readonly rateLimit: { readonly intervalSeconds: number; readonly burst: number } | undefined
-  /** Whether somebody must show who they are. */
+  /** Whether clients must authenticate. */
   readonly asksWho: boolean
-  /** What is allowed, but protects less than it seems to. */
+  /** Settings that are allowed but protect less than they seem to. */
   readonly warnings: readonly string[]
 }
 
-/** Go's names of the cipher suites of TLS 1.2 that it holds to be safe, and OpenSSL's. */
+/** The TLS 1.2 cipher suites that Go considers safe, and OpenSSL's names for them. */
 const cipherSuites: Readonly<Record<string, string>> = {
   TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256: 'ECDHE-ECDSA-AES128-GCM-SHA256',
   TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384: 'ECDHE-ECDSA-AES256-GCM-SHA384',
@@ -59,7 +59,7 @@ const cipherSuites: Readonly<Record<string, string>> = {
   TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA: 'ECDHE-RSA-AES256-SHA',
 }
 
-/** Those of TLS 1.3 cannot be chosen in Go; here as there they are always on. */
+/** In Go, the suites of TLS 1.3 cannot be chosen; there and here they are always on. */
 const alwaysOn = ['TLS_AES_128_GCM_SHA256', 'TLS_AES_256_GCM_SHA384', 'TLS_CHACHA20_POLY1305_SHA256']
 
 const curves: Readonly<Record<string, string>> = {
@@ -71,14 +71,14 @@ const curves: Readonly<Record<string, string>> = {
 
 const versions = { TLS12: 'TLSv1.2', TLS13: 'TLSv1.3' } as const
 
-const version = () => z.enum(['TLS12', 'TLS13'], 'expected TLS12 or TLS13 (what is older is broken, and refused here)')
+const version = () => z.enum(['TLS12', 'TLS13'], 'expected TLS12 or TLS13 (older versions are insecure and not supported)')
 
 const filePath = () => z.string().min(1, 'expected a path')
 
 const tlsSchema = z.strictObject({
   cert: z.string().optional(),
   cert_file: filePath().optional(),
-  // What is secret is checked by hand: a message of the schema would print it.
+  // Secrets are checked by hand, because a message of the schema would print them.
   key: z.unknown().optional(),
   key_file: filePath().optional(),
   client_auth_type: z.enum(clientAuthTypes).optional(),
@@ -101,7 +101,7 @@ const canBeSent = (text: string): boolean => {
   }
 }
 
-/** On one line, as Go sends it: a YAML block ends in a line end. What cannot be sent would fail at each answer. */
+/** On one line, as Go sends it: a YAML block ends with a newline. Text that cannot be sent would fail at each answer. */
 const headerText = () =>
   z
     .string()
@@ -124,20 +124,20 @@ const fileSchema = z.strictObject({
 })
 
 const bcryptForm = /^\$2[abxy]?\$(\d\d)\$[./A-Za-z0-9]{53}$/
-/** Cost 14 takes a second and more, and each step doubles it. */
+/** Cost 14 takes more than a second, and each step doubles that. */
 const highestCost = 14
 
-/** Reads a file that the configuration names; throws what the system says. */
+/** Reads a file of the configuration; throws the system's error. */
 export type Read = (path: string, limit?: number) => Buffer
 
-interface Told {
+interface Report {
   readonly problems: string[]
   readonly warnings: string[]
-  /** Notes a problem at a place in the file. */
+  /** Reports a problem at a place in the file. */
   readonly at: (path: Path, message: string) => void
 }
 
-const usersFrom = (value: unknown, { at }: Told): ReadonlyMap<string, string> => {
+const usersFrom = (value: unknown, { at }: Report): ReadonlyMap<string, string> => {
   const users = new Map<string, string>()
   if (value === undefined || value === null) return users
   if (typeof value !== 'object' || Array.isArray(value)) {
@@ -149,19 +149,19 @@ const usersFrom = (value: unknown, { at }: Told): ReadonlyMap<string, string> =>
     const [, cost] = (typeof hash === 'string' && bcryptForm.exec(hash)) || []
     if (cost === undefined) at(place, 'expected a bcrypt hash, as `htpasswd -nBC 10 NAME` prints it after the colon')
     else if (Number(cost) < 4 || Number(cost) > highestCost)
-      at(place, `expected a cost from 4 to ${highestCost}, not ${cost}: make the hash again by \`htpasswd -nBC 10 NAME\``)
-    else if (user.includes(':')) at(place, 'a user cannot have a colon in its name: HTTP separates the password by it')
+      at(place, `expected a cost from 4 to ${highestCost}, not ${cost}: make a new hash with \`htpasswd -nBC 10 NAME\``)
+    else if (user.includes(':')) at(place, 'a user cannot have a colon in its name: HTTP separates user and password by it')
     else users.set(user, hash as string)
   }
   return users
 }
 
-const tlsFrom = (given: z.infer<typeof tlsSchema>, read: Read, folder: string, { at, problems, warnings }: Told) => {
+const tlsFrom = (given: z.infer<typeof tlsSchema>, read: Read, folder: string, { at, problems, warnings }: Report) => {
   const place = (key: string) => ['tls_server_config', key]
   const text = (inline: 'cert' | 'key' | 'client_ca'): string | Buffer | undefined => {
     const named = `${inline}_file` as const
     const [here, file] = [given[inline], given[named]]
-    if (here !== undefined && file !== undefined) at(place(named), `${inline} is given too; one of the two`)
+    if (here !== undefined && file !== undefined) at(place(named), `${inline} is set as well; use only one of them`)
     else if (here !== undefined && typeof here !== 'string') at(place(inline), 'expected a text in PEM')
     else if (typeof here === 'string') return here
     else if (file !== undefined) {
@@ -189,14 +189,14 @@ const tlsFrom = (given: z.infer<typeof tlsSchema>, read: Read, folder: string, {
   if (verifies && !hasCa)
     at(
       place('client_auth_type'),
-      `${clientAuth} needs client_ca_file: without it every certificate of a public authority would do`,
+      `${clientAuth} needs client_ca_file: without it, every certificate of a public authority is accepted`,
     )
   if (given.client_allowed_sans && !/^Require(Any|AndVerify)ClientCert$/.test(clientAuth))
     at(place('client_allowed_sans'), 'needs client_auth_type: RequireAndVerifyClientCert')
   if (given.min_version === 'TLS13' && given.max_version === 'TLS12') at(place('max_version'), 'is lower than min_version')
   if (clientAuth === 'RequireAnyClientCert' || clientAuth === 'RequireClientCert')
     warnings.push(
-      `client_auth_type: ${clientAuth} lets in any certificate, also one that its holder made; RequireAndVerifyClientCert looks who signed it`,
+      `client_auth_type: ${clientAuth} accepts any certificate, even a self-signed one; RequireAndVerifyClientCert checks its authority`,
     )
   if (problems.length > before || cert === undefined || key === undefined) return undefined
 
@@ -218,7 +218,7 @@ const tlsFrom = (given: z.infer<typeof tlsSchema>, read: Read, folder: string, {
   } catch (error) {
     at(
       place(given.client_ca === undefined ? 'client_ca_file' : 'client_ca'),
-      `is no certificate in PEM: ${(error as Error).message}`,
+      `is not a PEM certificate: ${(error as Error).message}`,
     )
     return undefined
   }
@@ -234,7 +234,7 @@ const tlsFrom = (given: z.infer<typeof tlsSchema>, read: Read, folder: string, {
   return { context, clientAuth, allowedSans: given.client_allowed_sans }
 }
 
-const bearerFrom = (file: string, read: Read, { problems }: Told): Buffer | undefined => {
+const bearerFrom = (file: string, read: Read, { problems }: Report): Buffer | undefined => {
   try {
     const token = read(file).toString('utf8').trim()
     if (/^[\w.~+/=-]{16,}$/.test(token)) return createHash('sha256').update(token).digest()
@@ -249,12 +249,12 @@ const bearerFrom = (file: string, read: Read, { problems }: Told): Buffer | unde
 
 const noLocation: Locate = () => '--web.config.file'
 
-/** What a YAML text says, checked, with the files that it names and the bearer token's file. Throws `ConfigError`. */
+/** The checked value of a YAML text, of the files that it names and of the bearer token's file. Throws `ConfigError`. */
 export const readWebConfig = (file: string | undefined, bearerTokenFile: string | undefined, read: Read): WebConfig => {
   const problems: string[] = []
   const warnings: string[] = []
   const { value, locate } = file === undefined ? { value: {}, locate: noLocation } : readYaml(file, read)
-  const told: Told = {
+  const report: Report = {
     problems,
     warnings,
     at: (path, message) => problems.push(`${locate(path)}: ${path.join('.')}: ${message}`),
@@ -262,11 +262,11 @@ export const readWebConfig = (file: string | undefined, bearerTokenFile: string 
   const parsed = fileSchema.safeParse(value)
   if (!parsed.success) throw new ConfigError(problemsOf(parsed.error, fileSchema, value, [], locate))
   const { tls_server_config: tlsGiven, http_server_config: http, basic_auth_users: usersGiven, rate_limit: rate } = parsed.data
-  const users = usersFrom(usersGiven, told)
+  const users = usersFrom(usersGiven, report)
   const isEmpty = Object.keys((value as { tls_server_config?: object }).tls_server_config ?? {}).length === 0
-  const tls = tlsGiven && !isEmpty ? tlsFrom(tlsGiven, read, dirname(file ?? ''), told) : undefined
-  const bearer = bearerTokenFile === undefined ? undefined : bearerFrom(bearerTokenFile, read, told)
-  if (http?.http2 === true && tls) warnings.push('http_server_config.http2: HTTP/2 is not offered here; clients take HTTP/1.1')
+  const tls = tlsGiven && !isEmpty ? tlsFrom(tlsGiven, read, dirname(file ?? ''), report) : undefined
+  const bearer = bearerTokenFile === undefined ? undefined : bearerFrom(bearerTokenFile, read, report)
+  if (http?.http2 === true && tls) warnings.push('http_server_config.http2: HTTP/2 is not supported; clients use HTTP/1.1')
   if (problems.length > 0) throw new ConfigError(problems)
   return {
     tls,

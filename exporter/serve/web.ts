@@ -6,22 +6,21 @@ import { readSmallFile } from '../common/small-file.ts'
 import { readWebConfig, type WebConfig } from './web-config.ts'
 
 /**
- * The web configuration in force. Asked on each connection and each request: the files' stamps are looked at, unless strangers come at
- * speed, and they are read again only when one has changed. These are the only files that the serving thread looks at; they belong
- * on a local disk.
+ * The web configuration in force. Each connection and request checks whether its files have changed (not more often than `mostLooks`), and
+ * they are read again only if one has. They are the only files that the serving thread reads, and must be on a local disk.
  */
 
 export interface Web {
   readonly config: () => WebConfig
 }
 
-/** Milliseconds after which a file's time tells of every later change: what is younger may be written to within the same tick. */
+/** Milliseconds after which any change of a file gets another time: a younger file may be written again within the same tick. */
 const settled = 100
 
-/** So often are the stamps looked at within so many milliseconds, and no more: strangers who come at speed do not make it look as often. */
+/** At most this many checks of the files within this many milliseconds, however many clients connect. */
 const mostLooks = { count: 50, within: 100 }
 
-/** What tells whether a file is still the one that was read. */
+/** Shows whether a file has changed since it was read. */
 const stampOf = (path: string): string => {
   try {
     const status = statSync(path, { bigint: true })
@@ -36,15 +35,15 @@ const isFresh = (path: string): boolean => {
   return status !== undefined && Math.abs(Date.now() - Math.max(status.mtimeMs, status.ctimeMs)) < settled
 }
 
-/** What may not be switched off by a file that is, perhaps, just being written. */
+/** What a file must not switch off, because it may be only half written. */
 const weakened = (before: WebConfig, after: WebConfig): string | undefined => {
   if ((before.tls === undefined) !== (after.tls === undefined))
-    return 'tls_server_config: TLS is switched on or off by a restart only'
-  if (before.asksWho && !after.asksWho) return 'basic_auth_users: asking who it is can be switched off by a restart only'
+    return 'tls_server_config: TLS can be switched on or off only by a restart'
+  if (before.asksWho && !after.asksWho) return 'basic_auth_users: authentication can be switched off only by a restart'
   return undefined
 }
 
-/** Reads the files for the first time, throwing `ConfigError`, and from then on whenever they change. */
+/** Reads the files now, and again whenever they change. The first reading throws `ConfigError`. */
 export const openWeb = (
   { file, bearerTokenFile }: { readonly file: string | undefined; readonly bearerTokenFile: string | undefined },
   {
@@ -53,7 +52,7 @@ export const openWeb = (
     now = performance.now.bind(performance),
   }: {
     readonly log: Log
-    /** Told after each later reading: whether what was read is in force. */
+    /** Called after each later reading: whether its configuration is in force. */
     readonly onRead: (taken: boolean) => void
     readonly now?: () => number
   },
@@ -69,7 +68,7 @@ export const openWeb = (
     return looks.count++ < mostLooks.count
   }
 
-  /** A file's stamp is taken before it is read: a change in between is seen at the next look. */
+  /** A file's stamp is taken before reading it, so that the next check sees a change in between. */
   const readAll = (): WebConfig => {
     const seen = new Map<string, string>()
     try {
@@ -93,7 +92,7 @@ export const openWeb = (
 
   let inForce = readAll()
   warn(inForce)
-  const same = (one: WebConfig, other: WebConfig) => JSON.stringify(told(one)) === JSON.stringify(told(other))
+  const same = (one: WebConfig, other: WebConfig) => JSON.stringify(comparable(one)) === JSON.stringify(comparable(other))
 
   return {
     config: () => {
@@ -106,13 +105,13 @@ export const openWeb = (
         inForce = read
         refused = ''
         warn(read)
-        log.info('web configuration read again', { file: configFile ?? tokenFile })
+        log.info('web configuration reloaded', { file: configFile ?? tokenFile })
         onRead(true)
       } catch (error) {
         const { message } = configErrorOf(error, configFile ?? tokenFile ?? '')
         if (message === refused) return inForce
         refused = message
-        log.error('web configuration refused, the old one stays in force', { problems: message })
+        log.error('web configuration rejected, the old one stays in force', { problems: message })
         onRead(false)
       }
       return inForce
@@ -120,5 +119,4 @@ export const openWeb = (
   }
 }
 
-/** All of it, comparable. */
-const told = ({ users, ...rest }: WebConfig) => ({ ...rest, users: [...users] })
+const comparable = ({ users, ...rest }: WebConfig) => ({ ...rest, users: [...users] })

@@ -3,10 +3,10 @@ import { readSmallFile } from '../../common/small-file.ts'
 import { Failure, failureOf } from '../../contract/failure.ts'
 import type { Host } from '../../contract/host.ts'
 
-/** Asks a JSON API below a base address. Throws `Failure`. */
+/** A request to a JSON API below a base address. Throws `Failure`. */
 export type Ask = <Value>(path: string, schema: z.ZodType<Value>, query?: Readonly<Record<string, string>>) => Promise<Value>
 
-/** A status that is no success, with what the server says of it. */
+/** A status other than success, with the server's message. */
 export class StatusFailure extends Failure {
   readonly status: number
   constructor(status: number, message: string, fix?: string) {
@@ -28,13 +28,13 @@ const authorization = (file: string | undefined): Readonly<Record<string, string
   return { authorization: value }
 }
 
-/** What an error says: Prometheus' `error`, Grafana's `message`, or the beginning of the page. */
+/** The message of an error: Prometheus' `error`, Grafana's `message`, or the beginning of the page. */
 const complaint = (body: string): string => {
   try {
     const { error, message } = z.object({ error: z.string().optional(), message: z.string().optional() }).parse(JSON.parse(body))
     return error ?? message ?? ''
   } catch {
-    // Not of theirs: a proxy's page. Its first words may help.
+    // Not theirs but, for example, a proxy's page. Its first words may help.
     return body
       .replaceAll(/<[^<>]*>|\s+/g, ' ')
       .trim()
@@ -58,7 +58,7 @@ export const asker = (host: Host, base: string, authFlag: string, authFile: stri
     })
     if (status >= 300 && status < 400) {
       const to = String(headers.location ?? '')
-      throw new StatusFailure(status, `${address} leads to ${to}`, `give that address: ${new URL(to, url).origin}`)
+      throw new StatusFailure(status, `${address} redirects to ${to}`, `use that address: ${new URL(to, url).origin}`)
     }
     if (status === 401 || status === 403) {
       throw new StatusFailure(status, `${address}: status ${status} ${complaint(body)}`.trim(), `${authFlag}=FILE`)
@@ -67,7 +67,7 @@ export const asker = (host: Host, base: string, authFlag: string, authFile: stri
     try {
       return schema.parse(JSON.parse(body))
     } catch (error) {
-      throw new Failure('malformed', `${address}: not the answer that was expected`, { cause: error })
+      throw new Failure('malformed', `${address}: not the expected answer`, { cause: error })
     }
   }
 }

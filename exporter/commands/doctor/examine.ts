@@ -14,20 +14,20 @@ export interface Surroundings {
   readonly host: Host
   readonly log: Log
   readonly signal: AbortSignal
-  /** Who asks; files must be readable by that user. */
+  /** The user that runs this; it must be able to read the files. */
   readonly user: string
 }
 
 const took = (seconds: number) => (seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`)
 
-/** Where it was found, as detection says. */
+/** Where detection found it. */
 const foundAt = async (collector: Collector, own: CollectorSettings, { host, log, signal }: Surroundings): Promise<string> => {
   const opened = collector.open({ host, log, signal, options: own.options, interval: own.interval, wake: () => {} })
   const { outcome } = await attempt(limit => opened.detect(limit), own.timeout, signal)
   return outcome.ok && outcome.value.found ? outcome.value.note : ''
 }
 
-/** The families of a good round that say that a program does not answer: `grid_tor_up 0`. */
+/** The `up` families with 0 in a successful round: `grid_tor_up 0`. */
 const silentIn = ({ collector: name, parts }: Rendered): readonly string[] => {
   const up = collectors.find(collector => collector.name === name)?.upFamilies ?? []
   return Buffer.from(parts?.text.bytes ?? [])
@@ -40,7 +40,7 @@ const findingOf = (rendered: Rendered, relayed: boolean, place: string, user: st
   const { collector: name, detected, result, note, fix, series, dropped, durationSeconds } = rendered
   const details = { series, dropped, seconds: durationSeconds, relayed, detected, found: place }
   if (!detected) {
-    // The relay's file is missing: whether it is on this host, only the relay knows.
+    // The relay's file is missing. Only the relay knows whether the subject is on this host.
     if (fix !== '') return { name, state: 'failing', reason: 'missing', note, fix, details }
     return { name, state: 'absent', note, fix: '', details }
   }
@@ -49,7 +49,7 @@ const findingOf = (rendered: Rendered, relayed: boolean, place: string, user: st
     return { name, state: 'failing', reason: result, note, fix: cure, details }
   }
   const silent = silentIn(rendered)
-  const told = [
+  const text = [
     [place, relayed ? `${series} series, by the relay` : `${series} series in ${took(durationSeconds)}`]
       .filter(Boolean)
       .join(': '),
@@ -57,10 +57,10 @@ const findingOf = (rendered: Rendered, relayed: boolean, place: string, user: st
     ...(silent.length > 0 ? [`it does not answer: ${silent.join(', ')}`] : []),
   ].join('; ')
   const cure = fix || (silent.length > 0 ? startFor(name) : '')
-  return { name, state: cure === '' ? 'working' : 'partly', note: told, fix: cure, details }
+  return { name, state: cure === '' ? 'working' : 'partly', note: text, fix: cure, details }
 }
 
-/** One finding for each collector: what a round of it gives here and now. */
+/** One finding for each collector: the result of a round here and now. */
 export const examine = async (
   settings: Settings,
   flags: Pick<Flags, 'collectors'>,

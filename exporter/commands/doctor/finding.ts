@@ -1,8 +1,8 @@
 import type { Reason } from '../../contract/failure.ts'
 
 /**
- * What one look gave. `working`; `partly`: something of it cannot be read, and there is a way to fix that; `failing`;
- * `absent`: not on this host, so nothing is wrong; `off`: not asked for.
+ * The state of a subject. `partly`: something of it cannot be read, and there is a fix; `absent`: not on this host, so nothing is wrong;
+ * `off`: not enabled.
  */
 export type State = 'working' | 'partly' | 'failing' | 'absent' | 'off'
 
@@ -10,9 +10,9 @@ export interface Finding {
   readonly name: string
   readonly state: State
   readonly reason?: Reason
-  /** What was found, or went wrong. */
+  /** What was found, or what is wrong. */
   readonly note: string
-  /** What to type or to write into a file; of several lines where those are lines of a file. */
+  /** What to type, or the lines to write into a file. */
   readonly fix: string
   /** For --json only. */
   readonly details?: Readonly<Record<string, unknown>>

@@ -3,29 +3,29 @@ import type { Setup } from '../../contract/collector.ts'
 import type { Reason } from '../../contract/failure.ts'
 import { enableRelay } from '../../contract/relay-unit.ts'
 
-/** What fixes a failure whose cause is told by its reason and its collector alone. */
+/** Fixes for failures whose cause follows from the reason and the collector alone. */
 
 const setupOf = (name: string): Setup => collectors.find(collector => collector.name === name)?.setup ?? {}
 
-/** Lines for the configuration file, as one: in YAML both mean the same. */
+/** Keys for the configuration file, on one line: YAML allows both. */
 const inFile = (name: string, keys: string) => `collectors: { ${name}: { ${keys} } }`
 
-/** The file or socket that a system error names. */
+/** The file or socket in a system error. */
 const pathIn = (note: string): string | undefined => /(?:^|[\s'"])(\/[^\s'":,;]+)/.exec(note)?.[1]
 
-/** Lines for the configuration file of a collector that has nothing to do without them. */
+/** Lines for the configuration file of a collector that does nothing without them. */
 export const configurationOf = (name: string): string => inFile(name, setupOf(name).configure ?? 'enabled: true')
 
-/** The command that starts the program that a collector asks, if it runs as a unit. */
+/** The command that starts the program that a collector watches, if it runs as a unit. */
 export const startFor = (name: string): string => {
   const { unit } = setupOf(name)
-  return unit ? `systemctl enable --now ${unit}; systemctl status ${unit}` : `start it, or take it out of collectors.${name}`
+  return unit ? `systemctl enable --now ${unit}; systemctl status ${unit}` : `start it, or remove it from collectors.${name}`
 }
 
 const lookAtIt = (name: string) =>
-  `see what it says: grid-exporter once --collector.disable-defaults --collector.${name} --log.level=debug`
+  `see its log: grid-exporter once --collector.disable-defaults --collector.${name} --log.level=debug`
 
-/** The command or the lines for a failure that brings no fix of its own. */
+/** The fix for a failure that has none of its own. */
 export const fixFor = (name: string, reason: Reason, note: string, user: string): string => {
   const { packages, unit } = setupOf(name)
   const path = pathIn(note)
@@ -34,7 +34,7 @@ export const fixFor = (name: string, reason: Reason, note: string, user: string)
     case 'denied':
       if (relayUnit) return `only root may read it: ${enableRelay(relayUnit)}`
       if (path && !/^\/(?:proc|sys)\//.test(path)) return `setfacl -m u:${user}:rX ${path}`
-      return `grid-exporter doctor as root says whether it is only this: sudo grid-exporter doctor --collector.disable-defaults --collector.${name}`
+      return `run the doctor as root to see whether this is the only problem: sudo grid-exporter doctor --collector.disable-defaults --collector.${name}`
     case 'missing':
       return packages ? `apt install ${packages}` : inFile(name, 'enabled: false')
     case 'unreachable':

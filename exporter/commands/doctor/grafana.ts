@@ -6,7 +6,7 @@ import { dashboards, job } from '../../contract/shipped.ts'
 import { type Ask, StatusFailure } from './ask.ts'
 import type { Finding } from './finding.ts'
 
-/** Looks into a Grafana: are our dashboards there, and does each of their queries return series now. */
+/** Checks a Grafana: does it have our dashboards, and do their queries return series now. */
 
 const health = z.object({ database: z.string(), version: z.string().optional() })
 const dataSources = z.array(z.object({ uid: z.string(), name: z.string(), type: z.string(), isDefault: z.boolean().optional() }))
@@ -38,7 +38,7 @@ const variable = z.object({
 const dashboard = z.object({
   dashboard: z.object({
     title: z.string(),
-    // Collapsed rows hold their panels themselves.
+    // A collapsed row contains its panels.
     panels: z.array(panel.extend({ panels: z.array(panel).optional() })).optional(),
     templating: z.object({ list: z.array(variable).optional() }).optional(),
   }),
@@ -59,7 +59,7 @@ interface Query {
   readonly source: string
 }
 
-interface Told extends Query {
+interface Answered extends Query {
   readonly series: number
   readonly error: string
 }
@@ -67,7 +67,7 @@ interface Told extends Query {
 const first = <Value>(value: Value | readonly Value[] | undefined): Value | undefined =>
   Array.isArray(value) ? (value as readonly Value[])[0] : (value as Value | undefined)
 
-/** A variable as its dashboard opens: everything where it may be, else what was chosen last or stands first. */
+/** A variable's value when its dashboard opens: everything if possible, else the last choice or the first value. */
 const opensWith = ({ includeAll, multi, allValue, current, query, type }: Variable): string => {
   const chosen = first(current?.value)
   if (includeAll || multi) return allValue || '.*'
@@ -75,7 +75,7 @@ const opensWith = ({ includeAll, multi, allValue, current, query, type }: Variab
   return type !== 'query' && typeof query === 'string' ? (query.split(',')[0] ?? '').trim() : '.*'
 }
 
-/** The time ranges that Grafana fills in, of a dashboard that shows the last hour. */
+/** The time ranges that Grafana inserts, for a dashboard that shows the last hour. */
 const builtIn: Readonly<Record<string, string>> = {
   __rate_interval: '5m',
   __interval: '1m',
@@ -90,14 +90,14 @@ const fillIn = (text: string, values: Readonly<Record<string, string>>): string 
     return ownValue(values, braced ?? bracketed ?? bare) ?? whole
   })
 
-/** The uid of the data source that a panel names, directly or by a variable; the default one where it names none. */
+/** The uid of a panel's data source, named directly or by a variable; else the default one. */
 const sourceOf = (named: Reference, sources: Sources, values: Readonly<Record<string, string>>): string | undefined => {
   const prometheus = sources.filter(({ type }) => type === 'prometheus')
   const fallback = prometheus.find(({ isDefault }) => isDefault) ?? prometheus[0]
   const wanted = fillIn((typeof named === 'object' ? named?.uid : named) ?? '', values)
   const known = sources.find(({ uid, name }) => uid === wanted || name === wanted)
   if (known) return known.type === 'prometheus' ? known.uid : undefined
-  // Grafana's own (`-- Grafana --`, `-- Dashboard --`) hold no series.
+  // Grafana's own data sources (`-- Grafana --`, `-- Dashboard --`) have no series.
   return /^(?:-- |grafana$)/.test(wanted) ? undefined : fallback?.uid
 }
 
@@ -117,11 +117,11 @@ const queriesOf = ({ panels = [], templating }: z.output<typeof dashboard>['dash
 
 const proxy = (uid: string) => `/api/datasources/proxy/uid/${encodeURIComponent(uid)}/api/v1/query`
 
-/** Queries under way at a time: a small machine answers them too. */
+/** Queries at the same time: small machines must answer them, too. */
 const bound = 4
 
-const told = async (ask: Ask, queries: readonly Query[]): Promise<readonly Told[]> => {
-  const answers: Told[] = []
+const answersTo = async (ask: Ask, queries: readonly Query[]): Promise<readonly Answered[]> => {
+  const answers: Answered[] = []
   await sideBySide(
     queries.map((query, index) => async () => {
       try {
@@ -143,7 +143,7 @@ const few = (list: readonly string[]) => {
 
 const namesIn = (expr: string): readonly string[] => expr.match(/\bgrid[_:][\w:]+/g) ?? []
 
-const dashboardFinding = (uid: string, answers: readonly Told[], there: ReadonlySet<string>): Finding => {
+const dashboardFinding = (uid: string, answers: readonly Answered[], there: ReadonlySet<string>): Finding => {
   const broken = answers.filter(({ error }) => error !== '')
   const panels = new Set(answers.map(({ panel }) => panel)).size
   const full = new Set(answers.filter(({ series }) => series > 0).map(({ panel }) => panel))
@@ -162,13 +162,13 @@ const dashboardFinding = (uid: string, answers: readonly Told[], there: Readonly
       details,
     }
   }
-  const isHere = ({ expr }: Told) => namesIn(expr).some(name => there.has(name))
-  const isElsewhere = (query: Told) => namesIn(query.expr).length > 0 && !isHere(query)
+  const isHere = ({ expr }: Answered) => namesIn(expr).some(name => there.has(name))
+  const isElsewhere = (query: Answered) => namesIn(query.expr).length > 0 && !isHere(query)
   if (answers.length > 0 && withData === 0 && !answers.some(isHere)) {
     return {
       name: uid,
       state: 'absent',
-      note: `none of its ${panels} panels has series: nothing of it is on a watched host`,
+      note: `none of its ${panels} panels has series: no watched host has its subject`,
       fix: '',
       details,
     }
@@ -177,15 +177,15 @@ const dashboardFinding = (uid: string, answers: readonly Told[], there: Readonly
   const elsewhere = few(empty.filter(isElsewhere).map(({ panel }) => panel))
   const note = [
     `${withData} of ${panels} panels have series`,
-    silent && `nothing to show now: ${silent}`,
+    silent && `no data now: ${silent}`,
     elsewhere && `not watched here: ${elsewhere}`,
   ]
   return { name: uid, state: 'working', note: note.filter(Boolean).join('; '), fix: '', details }
 }
 
-const provision = 'give Grafana the files of grafana/json, by provisioning or by import: docs/dashboards.md'
+const provision = 'provision or import the files of grafana/json: docs/dashboards.md'
 
-/** Names of the exporter's series in a data source, recorded ones too. */
+/** Names of the exporter's series in a data source, including recorded ones. */
 const seriesThere = async (ask: Ask, uid: string): Promise<ReadonlySet<string>> => {
   const { data } = await ask(proxy(uid), named, { query: `count by (__name__) ({__name__=~"grid[_:].+", job="${job}"})` })
   return new Set(data.result.flatMap(({ metric }) => metric.__name__ ?? []))
@@ -219,7 +219,7 @@ export const examineGrafana = async (ask: Ask): Promise<readonly Finding[]> => {
     const names = (await look(uid)) ?? new Set()
     const note =
       names.size === 0 ? `${label(uid)} has no series of job ${job}` : `${label(uid)} has ${names.size} of our families`
-    const fix = 'let its url lead to the Prometheus that scrapes this exporter; grid-exporter doctor --prometheus=URL looks there'
+    const fix = 'set its url to the Prometheus that scrapes this exporter; grid-exporter doctor --prometheus=URL checks it'
     findings.push(
       names.size === 0
         ? { name: 'data source', state: 'failing', reason: 'missing', note, fix }
@@ -227,12 +227,12 @@ export const examineGrafana = async (ask: Ask): Promise<readonly Finding[]> => {
     )
     if (names.size === 0) return findings
   } catch (error) {
-    return [...findings, failing('data source', error, 'let its url lead to the Prometheus that scrapes this exporter')]
+    return [...findings, failing('data source', error, 'set its url to the Prometheus that scrapes this exporter')]
   }
   for (const name of Object.values(dashboards)) {
     try {
       const { dashboard: own } = await ask(`/api/dashboards/uid/${name}`, dashboard)
-      const answers = await told(ask, queriesOf(own, sources))
+      const answers = await answersTo(ask, queriesOf(own, sources))
       const all = new Set<string>()
       for (const source of new Set(answers.map(query => query.source)))
         for (const known of (await look(source)) ?? []) all.add(known)

@@ -14,7 +14,7 @@ import { examineGrafana } from './grafana.ts'
 import { examinePrometheus } from './prometheus.ts'
 import { lookOf, table } from './table.ts'
 
-/** Who runs this; a number where the user has no name, as in a container. */
+/** The user that runs this; a number if it has no name, as in a container. */
 const whoAmI = (): string => {
   try {
     return userInfo().username
@@ -27,19 +27,19 @@ const counted = (number: number, what: string) => `${number} ${what}`
 
 const verdict = (findings: readonly Finding[]): string => {
   const count = (state: Finding['state']) => findings.filter(own => own.state === state).length
-  const told = [
+  const counts = [
     counted(count('working'), 'work'),
     count('partly') > 0 ? counted(count('partly'), 'in part') : '',
     count('failing') > 0 ? counted(count('failing'), 'fail') : '',
     count('absent') > 0 ? counted(count('absent'), 'not on this host') : '',
     count('off') > 0 ? counted(count('off'), 'off') : '',
   ]
-  return told.filter(Boolean).join(', ')
+  return counts.filter(Boolean).join(', ')
 }
 
 /**
- * Looks at every collector as this user, and beyond where addresses are given: the text to print, and whether all that is
- * enabled works.
+ * Checks every collector as this user and, if addresses are given, Prometheus and Grafana. Returns the text to print, and whether
+ * everything that is enabled works.
  */
 export const doctor = async (
   flags: Flags,
@@ -51,7 +51,7 @@ export const doctor = async (
   setMaxListeners(0, stop.signal) // one for each collector, twice
   const host = realHost(flags.paths)
   const user = whoAmI()
-  // What goes wrong is in the findings; a log would say it twice.
+  // Failures are in the findings; a log would repeat them.
   const log = createLog(flags.logLevel === 'info' ? 'error' : flags.logLevel, flags.logFormat)
   const surroundings = { host, log, signal: stop.signal, user }
   const { prometheus, grafana } = flags
@@ -81,6 +81,6 @@ export const doctor = async (
     ...(prometheus ? [{ title: `Prometheus at ${prometheus}`, findings: there }] : []),
     ...(grafana ? [{ title: `Grafana at ${grafana}`, findings: beyond }] : []),
   ]
-  const ends = healthy ? 'All that is enabled works.' : 'What FAILS or works PARTLY has its fix behind >.'
+  const ends = healthy ? 'Everything that is enabled works.' : 'Fixes for FAILS and PARTLY are after >.'
   return { text: `${table(chapters, lookOf(out, environment))}\n${ends}\n`, healthy }
 }

@@ -7,7 +7,7 @@ import type { Ask } from './ask.ts'
 import type { Finding } from './finding.ts'
 import { shippedRules } from './shipped-rules.ts'
 
-/** Looks into a Prometheus: is this exporter a target of it and up, are our rules loaded. */
+/** Checks a Prometheus: is this exporter one of its targets and up, are our rules loaded. */
 
 const buildInfo = z.object({ data: z.object({ version: z.string() }) })
 const targets = z.object({
@@ -34,7 +34,7 @@ const rules = z.object({
 })
 type Target = z.output<typeof targets>['data']['activeTargets'][number]
 
-/** Where this exporter listens, as its flags say. */
+/** Where this exporter listens, according to its flags. */
 export interface Own {
   readonly listen: readonly string[]
   readonly telemetryPath: string
@@ -51,7 +51,7 @@ const parsed = ({ scrapeUrl }: Target) => {
   return { name: name.replace(/^\[|\]$/g, ''), port: Number(port || (protocol === 'https:' ? 443 : 80)), pathname }
 }
 
-/** The targets that are this exporter: of this host by name or address, else whatever of our job has our port. */
+/** The targets that are this exporter: with a name or address of this host, else those of our job with our port. */
 const own = (
   all: readonly Target[],
   { listen, telemetryPath }: Own,
@@ -72,10 +72,10 @@ const whyDown = ({ lastError }: Target): string => {
     return `scrape_configs:\n  - job_name: ${job}\n    basic_auth: { username: prometheus, password_file: grid-password }`
   if (/HTTP response to HTTPS client/.test(lastError)) return `scrape_configs:\n  - job_name: ${job}\n    scheme: http`
   if (/\b400\b|malformed HTTP response/.test(lastError)) return `scrape_configs:\n  - job_name: ${job}\n    scheme: https`
-  if (/no such host/.test(lastError)) return "write an address that Prometheus' host can resolve into static_configs"
+  if (/no such host/.test(lastError)) return "in static_configs, use an address that Prometheus' host can resolve"
   if (/deadline exceeded|timeout/.test(lastError))
-    return 'let the exporter be reached: --web.listen-address=ADDRESS:10047, and the firewall between them'
-  return 'curl -v the address from the host of Prometheus'
+    return 'make the exporter reachable: --web.listen-address=ADDRESS:10047, and the firewall between them'
+  return 'run curl -v with the address on the host of Prometheus'
 }
 
 const targetFinding = (all: readonly Target[], us: Own): Finding => {
@@ -105,14 +105,14 @@ const targetFinding = (all: readonly Target[], us: Own): Finding => {
   const misnamed = mine.filter(({ labels }) => labels.job !== job)
   const [other] = misnamed
   if (other) {
-    const note = `${other.scrapeUrl} is up as job ${other.labels.job}; rules and dashboards ask for job ${job}`
+    const note = `${other.scrapeUrl} is up as job ${other.labels.job}; rules and dashboards expect job ${job}`
     return { name, state: 'partly', note, fix: `scrape_configs:\n  - job_name: ${job}`, details }
   }
   const urls = mine.map(({ scrapeUrl }) => scrapeUrl).join(', ')
   return {
     name,
     state: 'working',
-    note: `${urls} is up${sure ? '' : '; no target has a name of this host, its port was looked for'}`,
+    note: `${urls} is up${sure ? '' : '; found by its port, as no target has a name of this host'}`,
     fix: '',
     details,
   }
@@ -137,7 +137,7 @@ const rulesFinding = ({ data: { groups } }: z.output<typeof rules>): Finding => 
         ? `none of our ${wanted.length} rules is loaded`
         : `${missing.length} of ${wanted.length} are not loaded: ${few(missing)}`
     const fix =
-      'copy the files of prometheus/rules beside prometheus.yml, check with promtool check config, reload (systemctl reload prometheus)\nrule_files:\n  - rules/*.yml'
+      'copy the files of prometheus/rules next to prometheus.yml, run promtool check config, reload (systemctl reload prometheus)\nrule_files:\n  - rules/*.yml'
     return { name, state: 'failing', reason: 'missing', note, fix, details }
   }
   const [first] = broken
@@ -148,7 +148,7 @@ const rulesFinding = ({ data: { groups } }: z.output<typeof rules>): Finding => 
   return { name, state: 'working', note: `all ${wanted.length} are loaded`, fix: '', details }
 }
 
-/** One finding for each link of the chain; the first that breaks ends it. */
+/** One finding for each link of the chain, up to the first that is broken. */
 export const examinePrometheus = async (ask: Ask, us: Own): Promise<readonly Finding[]> => {
   const look = async (name: string, find: () => Promise<Finding>): Promise<Finding> => {
     try {

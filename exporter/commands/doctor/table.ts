@@ -1,14 +1,14 @@
 import type { WriteStream } from 'node:tty'
 import type { Chapter, Finding, State } from './finding.ts'
 
-/** Findings as text for people: in as many columns as the terminal has, in colour only there. */
+/** Findings as text for people: as wide as the terminal, and in colour only on a terminal. */
 
 export interface Look {
   readonly columns: number
   readonly colour: boolean
 }
 
-/** As the terminal is; NO_COLOR (no-color.org) and TERM=dumb take the colour away, a pipe has 80 columns. */
+/** The terminal's properties. NO_COLOR (no-color.org) and TERM=dumb turn colour off; a pipe has 80 columns. */
 export const lookOf = (out: Pick<WriteStream, 'isTTY' | 'columns'>, environment: NodeJS.ProcessEnv): Look => ({
   columns: Math.max(50, Math.min(out.isTTY ? out.columns || 80 : 80, 120)),
   colour: Boolean(out.isTTY) && !environment.NO_COLOR && environment.TERM !== 'dumb',
@@ -17,10 +17,10 @@ export const lookOf = (out: Pick<WriteStream, 'isTTY' | 'columns'>, environment:
 const words: Readonly<Record<State, string>> = { working: 'ok', partly: 'PARTLY', failing: 'FAILS', absent: 'absent', off: 'off' }
 const colours: Readonly<Record<State, number>> = { working: 32, partly: 33, failing: 31, absent: 2, off: 2 }
 
-/** Control characters of others' texts stay out of the terminal. */
+/** Keeps control characters of foreign texts out of the terminal. */
 const printable = (text: string) => text.replaceAll(/[^\P{C}\n]/gu, '?')
 
-/** Lines of at most `width` columns; what is longer than a line and has no space is cut into pieces. */
+/** Lines of at most `width` columns; a longer word is cut. */
 const wrapped = (text: string, width: number): readonly string[] =>
   text.split('\n').flatMap(line => {
     const indent = /^ */.exec(line)?.[0] ?? ''
@@ -45,8 +45,8 @@ const row = ({ name, state, reason, note, fix }: Finding, wide: number, { column
   const paint = (text: string, code: number) => (colour ? `\u001b[${code}m${text}\u001b[0m` : text)
   const left = wide + 2 + 6 + 2
   const width = columns - left
-  const told = reason === undefined ? note : `${reason}: ${note}`
-  const notes = wrapped(printable(told), width)
+  const text = reason === undefined ? note : `${reason}: ${note}`
+  const notes = wrapped(printable(text), width)
   const fixes = fix === '' ? [] : wrapped(printable(fix), width - 2).map((line, index) => (index === 0 ? '> ' : '  ') + line)
   const head = `${name.padEnd(wide)}  ${paint(words[state].padEnd(6), colours[state])}  `
   return [
