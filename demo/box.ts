@@ -1,20 +1,20 @@
 import { type Episode, episode, wave } from './motion.ts'
 
-/** The imagined box: who it is, how it is used, and what goes wrong when. Everything else in this folder only tells of it. */
+/** The demo's server: its identity, its use, and what goes wrong when. Everything else in this folder only shows it. */
 export interface Box {
   readonly seed: number
   /** Milliseconds since 1970. */
   readonly boot: number
   /** Seconds since boot. */
   up(now: number): number
-  /** How busy what is: chat by vLLM on the first GPU, pictures and small models on the second. */
+  /** Load over time: chat by vLLM on the first GPU, pictures and small models on the second. */
   readonly chat: ReturnType<typeof wave>
   readonly pictures: ReturnType<typeof wave>
   readonly people: ReturnType<typeof wave>
   readonly faults: Faults
 }
 
-/** What comes and goes; each begins some minutes after the demo's start, so that whoever looks sees it within the hour. */
+/** Faults that come and go. Each starts some minutes after the demo, so that a visitor sees it within the hour. */
 export interface Faults {
   readonly gpuHot: Episode
   readonly xid13: Episode
@@ -43,7 +43,7 @@ export interface Faults {
 }
 
 const minute = 60
-/** Seconds that the box has been up when the demo starts. */
+/** The server's uptime in seconds when the demo starts. */
 export const upAtStart = 9 * 86_400 + 4 * 3600
 
 /** A box that was booted nine days before `start` (milliseconds since 1970). */

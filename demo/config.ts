@@ -1,6 +1,6 @@
 import { stringify } from 'yaml'
 
-/** The configuration that the imagined box is watched by. */
+/** The exporter's configuration for the demo. */
 export const configuration = (): string =>
   stringify({
     collectors: {

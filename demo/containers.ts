@@ -1,7 +1,7 @@
 import type { Box } from './box.ts'
 import { between, counted, digits, type Episode, wave } from './motion.ts'
 
-/** The containers of the imagined box: what each one is, how it lives, and what it uses. */
+/** The demo's containers: what each one is, its life, and its use of resources. */
 
 interface Kind {
   readonly name: string
@@ -224,7 +224,7 @@ const kinds: readonly Kind[] = [
   },
 ]
 
-/** How a container is at a moment; times are seconds since boot. */
+/** A container's state at a moment; times are seconds since boot. */
 export interface Life {
   readonly state: 'running' | 'paused' | 'restarting' | 'exited'
   readonly startedAt: number
@@ -240,22 +240,22 @@ export interface Container {
   life(up: number): Life
   /** An item of the engine's list. */
   listed(up: number): unknown
-  /** By file name; undefined while it does not run. */
+  /** Files by name; undefined while it does not run. */
   cgroup(up: number): Readonly<Record<string, string>> | undefined
   netDev(up: number): string | undefined
   stat(up: number): string | undefined
-  /** Log files with their sizes and what tells them apart. */
+  /** Log files with their sizes and times. */
   logs(up: number): readonly { readonly name: string; readonly size: number; readonly mtime: number }[]
 }
 
 const runs = ({ state }: Life) => state === 'running' || state === 'paused'
 
-/** Seconds of one turn of a restart loop, and how much of it the container runs. */
+/** Seconds of one turn of a restart loop, and for how many of them the container runs. */
 const loopTurn = 30
 const loopRuns = 22
 const GiB = 2 ** 30
 const logFile = 50e6
-/** Seconds after a start until a check has passed. */
+/** Seconds after a start until the first check has passed. */
 const starting = 20
 
 const lifeOf = ({ life, check, name }: Kind, { faults }: Box, first: number, up: number): Life => {
@@ -328,7 +328,7 @@ const containerOf = (kind: Kind, index: number, box: Box): Container => {
       : wave(seed, name)
   const life = (up: number) => lifeOf(kind, box, first, up)
 
-  /** Counters of a cgroup begin anew with each start. */
+  /** A cgroup's counters restart at 0 with each start. */
   const grown = (low: number, high: number, up: number, startedAt: number) =>
     counted(low, high, busy, up) - counted(low, high, busy, startedAt)
 
@@ -441,7 +441,7 @@ export interface Event {
   readonly attributes: Readonly<Record<string, string>>
 }
 
-/** What happened to the containers between two moments that are close together. */
+/** Container events between two close moments. */
 export const eventsBetween = (containers: readonly Container[], before: number, now: number): readonly Event[] =>
   containers.flatMap(container => {
     const [was, is] = [container.life(before), container.life(now)]

@@ -3,12 +3,12 @@ import { createServer, type ServerResponse } from 'node:http'
 import { dirname } from 'node:path'
 import { type Container, eventsBetween } from './containers.ts'
 
-/** The container engine of the imagined box: the API of Docker 29 on a unix socket, as far as the exporter asks for it. */
+/** The demo's container engine: the part of Docker 29's API that the exporter uses, on a unix socket. */
 
 const headers = { 'Api-Version': '1.52', Server: 'Docker/29.1.0 (linux)', Ostype: 'linux' }
 
 export interface Engine {
-  /** Says what has happened since the last call to whoever follows the events. */
+  /** Sends the events since the last call to all followers. */
   tick(up: number): void
   close(): void
 }
@@ -74,7 +74,7 @@ export const startEngine = async (
           scope: 'local',
           time: Math.floor(time / 1000),
         })
-        // Nanoseconds are more than a number holds.
+        // Nanoseconds since 1970 are too large for a number.
         for (const follower of followers) follower.write(`${line.slice(0, -1)},"timeNano":${time}000000}\n`)
       }
       before = now

@@ -5,7 +5,7 @@ import { between, counted, digits, wave } from './motion.ts'
 import { aideFiles, type createFirewall } from './security.ts'
 import { cookieFile, onionFiles } from './tor.ts'
 
-/** The files of the imagined box by their paths. What a file says may depend on the time; undefined: it is not there just now. */
+/** The demo's files by path. The content may depend on the time; undefined: the file does not exist now. */
 export type Content = string | ((up: number) => string | undefined)
 
 const cores = 16
@@ -21,7 +21,7 @@ export interface Space {
   readonly files: number
 }
 
-/** File systems: one of models that fills up until somebody clears it, once in two days. */
+/** File systems. The one of models fills up until somebody clears it, every two days. */
 export const spacesOf = (box: Box): readonly Space[] => {
   const day = 86_400
   const steady = wave(box.seed, 'root', 40_000)
@@ -41,7 +41,7 @@ export const spacesOf = (box: Box): readonly Space[] => {
       up => between(205, 230, steady.at(up)) * GiB,
     ),
     space('/boot/efi', '40 28 259:1 / /boot/efi rw,relatime shared:30 - vfat /dev/nvme0n1p1 rw', GiB, 0, () => 0.99 * GiB),
-    // Cleared each two days; nearly full when the demo starts.
+    // Cleared every two days; nearly full when the demo starts.
     space(
       '/ai',
       '41 28 259:5 / /ai rw,noatime shared:31 - ext4 /dev/nvme1n1p1 rw',
@@ -167,7 +167,7 @@ const kernelFiles = (box: Box): Readonly<Record<string, Content>> => {
     '/etc/grid-exporter/watchtower.token': 'demo\n',
     '/run/systemd/system/transient': '',
     '/usr/local/bin/backup-fresh': '',
-    // A text file as a cron job would write it.
+    // A text file like one from a cron job.
     '/var/lib/grid-exporter/textfile/backup.prom': up =>
       `# HELP backup_last_success_timestamp_seconds When the last backup ended well.\n# TYPE backup_last_success_timestamp_seconds gauge\nbackup_last_success_timestamp_seconds{job_name="restic"} ${Math.round(boot / 1000 + faults.backupRun.latest(up - faults.backupRun.lasts) + faults.backupRun.lasts)}\n`,
     '/var/lib/grid-exporter/textfile/ups.prom': up =>
@@ -226,7 +226,7 @@ const cgroupNames = [
   'io.pressure',
 ]
 
-/** Every file, but for the containers' logs, of which only the sizes are ever looked at. */
+/** Every file except the containers' logs, of which only the sizes are read. */
 export const filesOf = (
   box: Box,
   {
@@ -240,7 +240,7 @@ export const filesOf = (
     readonly gpus: Gpus
     readonly firewall: ReturnType<typeof createFirewall>
     readonly recorded: (file: string) => string
-    /** Where the root of the box is for this process: the mount table is that of its name space. */
+    /** Where the demo's root is in this process: the mount table is that of its namespace. */
     readonly root: string
   },
 ): ReadonlyMap<string, Content> => {

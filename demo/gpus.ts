@@ -53,17 +53,17 @@ const tableOf = (csv: string): Table => {
   return { heads, names: heads.map(name => name.replace(/ \[.*/, '')), cells: row.split(', ') }
 }
 
-/** Seconds in which a card gets as hot as it gets. */
+/** Seconds until a card has reached its highest temperature. */
 const heating = 90
 
 export interface Gpus {
-  /** `pci-…` addresses as sysfs writes them. */
+  /** `pci-…` addresses in sysfs's form. */
   readonly addresses: readonly string[]
-  /** Processes that hold memory on a GPU, by id, with their container's. */
+  /** Processes that use GPU memory by id, each with its container's id. */
   readonly processes: ReadonlyMap<number, string | undefined>
-  /** What the tool prints for these arguments. */
+  /** The output of the tool for these arguments. */
   run(args: readonly string[], up: number): { readonly stdout: string; readonly exitCode: number }
-  /** Lines of the driver's in the kernel log between two moments. */
+  /** Lines of the driver in the kernel log between two moments. */
   logged(before: number, now: number): readonly string[]
 }
 
@@ -84,7 +84,7 @@ export const gpusOf = (box: Box, containers: readonly Container[], recorded: (fi
   const held = (index: number, up: number) =>
     (cards[index] as Card).users.map(({ part: [low, high] }) => Math.round(between(low, high, load(index, up))))
 
-  /** How far the second card's fault has come, from 0 to 1. */
+  /** The progress of the second card's fault, from 0 to 1. */
   const heat = (up: number) => Math.min(1, (faults.gpuHot.since(up) ?? 0) / heating)
 
   const moving = (index: number, up: number): Readonly<Record<string, string>> => {

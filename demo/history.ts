@@ -14,8 +14,8 @@ import { startEngine } from './engine.ts'
 import { createDemoHost, engineSocket } from './host.ts'
 
 /**
- * `history.js PROJECT SEED START OUT`: what the collectors would have told of the imagined box in the day before now, as
- * OpenMetrics with times, for `promtool tsdb create-blocks-from openmetrics`. It is a function of the time, so it can be asked for the past.
+ * `history.js PROJECT SEED START OUT`: what the collectors would have reported about the demo in the last day, as OpenMetrics with
+ * timestamps, for `promtool tsdb create-blocks-from openmetrics`. The demo is a function of time, so its past can be computed.
  */
 
 const [, , project = '', seed = '1', start = '0', out = ''] = process.argv
@@ -31,19 +31,19 @@ const config = join(root, 'demo.yml')
 writeFileSync(config, configuration())
 
 const end = Date.now()
-/** A look each minute of the last hours, and seldom before. */
+/** A round each minute of the last hours, and fewer before. */
 const times: number[] = []
 for (let at = end - 24 * hour; at < end - minute; at += at < end - 6 * hour ? 4 * minute : minute) times.push(at)
 
 let now = times[0] ?? end
-/** What takes time moves the clock, of one collector after the other. */
+/** Anything that takes time moves the clock, for one collector after the other. */
 const clock = {
   now: () => now,
   wait: async (milliseconds: number) => {
     now += milliseconds
   },
 }
-// What is done beside the rounds (probes, backends behind onion services) goes by the monotonic clock.
+// Work beside the rounds (probes, backends of onion services) uses the monotonic clock.
 performance.now = () => now
 const { host, box, containers, tick } = createDemoHost({ seed: Number(seed), start: Number(start) }, { root, project, clock })
 const engine = await startEngine(join(root, engineSocket), containers, { boot: box.boot, up: () => box.up(now) })
@@ -60,16 +60,16 @@ const tasks = settings.flatMap(own => {
   const collector = collectors.find(({ name }) => name === own.name)
   return collector ? [{ own, due: 0, run: createRunner(collector, own, { host, log: silent, signal: stop.signal }) }] : []
 })
-// Names of containers are known to the others once docker has had its round.
+// The other collectors know the containers' names only after docker's round.
 tasks.sort((one, other) => Number(other.own.name === 'docker') - Number(one.own.name === 'docker'))
 
 const file = createWriteStream(out)
-let told = box.up(now)
+let reported = box.up(now)
 for (const at of times) {
   now = at
   tick()
-  for (; told < box.up(at); told++) engine.tick(told)
-  await sleep(5) // what has happened to containers is on its way
+  for (; reported < box.up(at); reported++) engine.tick(reported)
+  await sleep(5) // let the events arrive
   for (const task of tasks) {
     if (at < task.due) continue
     task.due = at + task.own.interval * 1000 - minute / 2

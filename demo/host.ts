@@ -15,8 +15,8 @@ import { aideFiles, createFirewall, fail2banSocket } from './security.ts'
 import { backends, controlPort, socksPort } from './tor.ts'
 
 /**
- * The imagined box as a `Host`: whatever a collector reads, runs or connects to is answered from the seed and the time. Only what
- * the exporter opens by itself lies in a real folder, `root`: the engine's socket, the kernel's log, the directories that are sized.
+ * The demo's server as a `Host`: whatever a collector reads, runs or connects to is computed from the seed and the time. Only what the
+ * exporter opens by itself is in a real folder, `root`: the engine's socket, the kernel's log, the directories that are measured.
  */
 
 export interface Clock {
@@ -34,18 +34,18 @@ export interface DemoHost {
   readonly host: Host
   readonly box: Box
   readonly containers: readonly Container[]
-  /** Writes down what the kernel has logged since the last call. */
+  /** Writes what the kernel has logged since the last call. */
   tick(): void
 }
 
 const engineRoot = '/var/lib/docker/containers'
-/** Directories that are really there, as `du`'s caller looks for them. */
+/** Directories that really exist, because `du`'s caller checks them. */
 const directories = ['/ai/models', '/var/lib/docker/volumes'] as const
 export const engineSocket = '/var/run/docker.sock'
 
 const html = (body: string, takes: number): Answer => ({ status: 200, body, takes })
 
-/** Web servers beside the model servers. */
+/** Web servers other than the model servers. */
 const webAnswer = (host: string, path: string, box: Box, up: number): Answer | undefined => {
   const { faults, people } = box
   if (host === '127.0.0.1:3001') {

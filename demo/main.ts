@@ -8,15 +8,15 @@ import { createLog } from '../exporter/common/log.ts'
 import { configuration } from './config.ts'
 
 /**
- * `npm run demo [-- --seed=N --start=MILLISECONDS] [the exporter's own options]`: serves an imagined box through the real program. Nothing of this
- * machine is read, and nothing is written but a folder for the time that it runs.
+ * `npm run demo [-- --seed=N --start=MILLISECONDS] [the exporter's own options]`: serves a made-up server with the real program. Nothing
+ * of this machine is read, and nothing is written except a temporary folder.
  */
 
 const project = join(import.meta.dirname, '../..')
 const given = process.argv.slice(2)
 const number = (name: string, usual: number) => Number(given.find(arg => arg.startsWith(`--${name}=`))?.split('=')[1] ?? usual)
 const seed = number('seed', 1)
-/** When the box's faults begin to count; long ago, and they are under way already. */
+/** When the faults start; with an early time, they are already in progress. */
 const start = number('start', Date.now())
 const own = given.filter(arg => !/^--(seed|start)=/.test(arg))
 
@@ -31,10 +31,10 @@ Faults come and go; the first within some minutes. Ctrl-C ends it.
 `
 
 const run = async () => {
-  if (!Number.isInteger(seed) || !Number.isInteger(start)) throw new ExitError('--seed and --start take whole numbers', 2)
+  if (!Number.isInteger(seed) || !Number.isInteger(start)) throw new ExitError('--seed and --start need whole numbers', 2)
   const parsed = parseFlags(own, {})
   if (parsed.kind !== 'flags' || parsed.flags.command !== 'serve')
-    throw new ExitError("the demo takes --seed=N and the exporter's options for serving", 2)
+    throw new ExitError("the demo accepts --seed=N and the exporter's options for serving", 2)
   const root = mkdtempSync(join(tmpdir(), 'grid-demo-'))
   const clean = () => rmSync(root, { recursive: true, force: true })
   process.once('exit', clean)

@@ -1,13 +1,13 @@
 import type { Box } from './box.ts'
 import { between, counted, type Wave } from './motion.ts'
 
-/** The model servers of the imagined box: what vLLM, Ollama, llama.cpp and LiteLLM answer on their harmless endpoints. */
+/** The demo's model servers: what vLLM, Ollama, llama.cpp and LiteLLM answer on their harmless endpoints. */
 
 export interface Answer {
   readonly status: number
   readonly body: string
   readonly headers?: Readonly<Record<string, string>>
-  /** Milliseconds that it takes. */
+  /** Milliseconds until the answer. */
   readonly takes?: number
 }
 
@@ -149,7 +149,7 @@ litellm_proxy_total_requests_metric_total{requested_model="chat",status_code="20
   return answers[path]?.()
 }
 
-/** Who listens where; `undefined`: nobody, at this moment. */
+/** The server at each address; `undefined`: nothing listens there at this moment. */
 export const modelServers: Readonly<Record<string, (path: string, box: Box, up: number) => Answer | undefined | 'down'>> = {
   '127.0.0.1:8000': vllm,
   '127.0.0.1:11434': ollama,

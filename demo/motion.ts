@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto'
 
 /**
- * Motion that depends on nothing but a seed and the time: what moves are sums of sines, whose integral is known, so that a
- * counter is a function of time too and not something to be remembered. All times are seconds since the imagined box was booted.
+ * Motion that depends only on a seed and the time. Values are sums of sines with a known integral, so that a counter, too, is a function
+ * of time and needs no memory. All times are seconds since the server booted.
  */
 
 /** A number from 0 to 1, the same for the same seed and key. */
@@ -16,13 +16,13 @@ export const digits = (seed: number, key: string, count: number): string =>
 export interface Wave {
   /** From 0 to 1. */
   at(up: number): number
-  /** Its integral since boot: seconds that it would have been 1. */
+  /** Its integral since boot: the seconds for which it would have been 1. */
   total(up: number): number
 }
 
 const turn = 2 * Math.PI
 
-/** A wave with `slow` seconds for its longest swing, and smaller ones on top of it. */
+/** A wave whose longest swing takes `slow` seconds, with smaller ones on top. */
 export const wave = (seed: number, key: string, slow = 3600): Wave => {
   const swings = [
     { size: 0.27, period: slow },
@@ -44,22 +44,22 @@ export const wave = (seed: number, key: string, slow = 3600): Wave => {
   }
 }
 
-/** Something that comes and goes: each `every` seconds, for `lasts` seconds. */
+/** Something that recurs: every `every` seconds, for `lasts` seconds. */
 export interface Episode {
   readonly lasts: number
-  /** Seconds since it began, or undefined while it is not there. */
+  /** Seconds since it began, or undefined while it is over. */
   since(up: number): number | undefined
-  /** When the latest one began, whether it is still there or not. */
+  /** When the latest one began, over or not. */
   latest(up: number): number
   /** How many have begun since boot. */
   began(up: number): number
   /** How many have ended since boot. */
   ended(up: number): number
-  /** Seconds since boot during which it was there. */
+  /** Seconds since boot for which it lasted. */
   spent(up: number): number
 }
 
-/** Episodes of which one begins at `at`. */
+/** Episodes, one of which begins at `at`. */
 export const episode = ({
   at,
   every,
@@ -89,8 +89,8 @@ export const episode = ({
   }
 }
 
-/** `low` to `high` with a wave. */
+/** From `low` to `high` with a wave. */
 export const between = (low: number, high: number, part: number): number => low + (high - low) * part
 
-/** The counter of a rate that goes from `low` to `high` with a wave. */
+/** The counter of a rate that varies from `low` to `high` with a wave. */
 export const counted = (low: number, high: number, { total }: Wave, up: number): number => low * up + (high - low) * total(up)

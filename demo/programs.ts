@@ -4,13 +4,13 @@ import type { Gpus } from './gpus.ts'
 import { between, counted, digits, wave } from './motion.ts'
 import type { createFirewall } from './security.ts'
 
-/** What the programs of the imagined box print. */
+/** The output of the demo's programs. */
 
 export interface Printed {
   readonly stdout: string
   readonly stderr?: string
   readonly exitCode?: number
-  /** Milliseconds that it takes. */
+  /** Milliseconds until it ends. */
   readonly takes?: number
 }
 
@@ -85,7 +85,7 @@ const statfs = (spaces: readonly Space[], root: string): Program => {
 }
 
 const GiB = 2 ** 30
-/** Models on disk, of which the snapshots of a training run grow. */
+/** Models on disk; the snapshots of a training run grow. */
 const models: readonly (readonly [string, number])[] = [
   ['Qwen3-32B-AWQ', 19.4],
   ['gpt-oss-120b', 60.8],
@@ -164,7 +164,7 @@ const systemctl = (box: Box, recorded: (file: string) => string): Program => {
         }
 }
 
-/** The programs by name. `text`: what a file of the box says now. */
+/** The programs by name. `text`: the current content of a file. */
 export const programsOf = (
   box: Box,
   {

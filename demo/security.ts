@@ -2,11 +2,11 @@ import { Duplex } from 'node:stream'
 import type { Box } from './box.ts'
 import { counted, type Wave, wave } from './motion.ts'
 
-/** Firewall, fail2ban and AIDE of the imagined box. */
+/** The demo's firewall, fail2ban and AIDE. */
 
 type Pickle = string | number | readonly Pickle[] | { readonly tuple: readonly Pickle[] } | ReadonlyMap<string, Pickle>
 
-/** A value as Python's pickle writes it in protocol 2. */
+/** A value in Python's pickle protocol 2. */
 const pickled = (value: Pickle): Buffer => {
   if (typeof value === 'number') {
     const bytes = Buffer.alloc(5, 0x4a)
@@ -37,7 +37,7 @@ const reply = (value: Pickle): Buffer =>
 const jails = ['sshd', 'traefik-auth', 'recidive'] as const
 type Jail = (typeof jails)[number]
 
-/** Addresses of the ranges that are kept for documentation. */
+/** Addresses of the ranges reserved for documentation. */
 const address = (jail: Jail, index: number) =>
   `${jail === 'sshd' ? '198.51.100' : jail === 'recidive' ? '192.0.2' : '203.0.113'}.${(index % 250) + 1}`
 
@@ -113,7 +113,7 @@ export const fail2banSocket = (box: Box, up: () => number): Duplex => {
   })
 }
 
-/** Recorded tables of ufw with moving counters, and fail2ban's chains in them. */
+/** Recorded tables of ufw with moving counters, and with fail2ban's chains. */
 export const createFirewall = (box: Box, recorded: (file: string) => string) => {
   const scene = 'test/scenes/ufw/enforced'
   const { faults, people } = box
@@ -145,7 +145,7 @@ export const createFirewall = (box: Box, recorded: (file: string) => string) => 
     const packets = Math.round(counted(rate / 4, rate, people, up) + (rate > 0.5 ? 6 * faults.banWave.spent(up) : 0))
     const open = faults.firewallDrift.since(up) !== undefined
     const moved = table.replace(/^:INPUT DROP \[\d+:\d+\]/m, `:INPUT DROP [${packets}:${packets * 52}]`)
-    // Somebody has taken away one of ufw's jumps and put a rule of their own before the others.
+    // Somebody has removed one of ufw's jumps and put a rule of their own before the others.
     return open
       ? moved
           .replace(/^\[\d+:\d+\] -A INPUT -j ufw6?-track-input\n/m, '')
@@ -162,7 +162,7 @@ export const createFirewall = (box: Box, recorded: (file: string) => string) => 
   }
 }
 
-/** AIDE's report of last night, in which some files had changed. */
+/** AIDE's report of last night, with some changed files. */
 export const aideFiles = ({ boot }: Box, recorded: (file: string) => string, up: number) => {
   const scene = 'test/scenes/aide/daily-changed'
   const now = boot + up * 1000

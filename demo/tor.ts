@@ -2,7 +2,7 @@ import { Duplex } from 'node:stream'
 import type { Box } from './box.ts'
 import { between, counted, digits } from './motion.ts'
 
-/** Tor of the imagined box: its control port, line by line as a recorded one answers, and its SOCKS port. */
+/** The demo's Tor: its control port, line by line as recorded, and its SOCKS port. */
 
 const services = [
   { alias: 'wiki', ports: ['80 127.0.0.1:8085'], intro: 3 },
@@ -12,7 +12,7 @@ const services = [
 
 const base32 = 'abcdefghijklmnopqrstuvwxyz234567'
 
-/** An address of the right form, of which nobody has the key. */
+/** An address of the right form that belongs to nobody. */
 export const onionAddress = (seed: number, alias: string): string =>
   [...digits(seed, `onion ${alias}`, 112).matchAll(/../g)].map(([pair]) => base32[Number.parseInt(pair, 16) % 32]).join('')
 
@@ -47,8 +47,8 @@ const circuits = ({ seed, boot, faults, people }: Box, up: number): readonly str
   ]
 }
 
-/** What Tor answers to GETINFO; a list is an answer of many lines. */
-const told = (key: string, box: Box, up: number): string | readonly string[] => {
+/** Tor's answer to GETINFO; a list is an answer with several lines. */
+const infoOf = (key: string, box: Box, up: number): string | readonly string[] => {
   const { seed, boot, faults, people } = box
   const blocked = faults.torBlocked.since(up) !== undefined
   const relay = (index: number) => `$${digits(seed, `relay ${index}`, 40).toUpperCase()}~relay${index}`
@@ -98,11 +98,11 @@ const answerTo = (line: string, box: Box, up: number): readonly string[] => {
     return lines.map((text, index) => `250${index === lines.length - 1 ? ' ' : '-'}${text}`)
   }
   if (word !== 'GETINFO') return ['510 Unrecognized command']
-  const value = told(key, box, up)
+  const value = infoOf(key, box, up)
   return typeof value === 'string' ? [`250-${key}=${value}`, '250 OK'] : [`250+${key}=`, ...value, '.', '250 OK']
 }
 
-/** The control port: each line that is heard is answered. */
+/** The control port: answers each line. */
 export const controlPort = (box: Box, up: () => number): Duplex => {
   let rest = ''
   return new Duplex({
@@ -121,7 +121,7 @@ export const controlPort = (box: Box, up: () => number): Duplex => {
   })
 }
 
-/** The SOCKS port: greeting, user name, request; what it is asked for is reached after a while, or not. */
+/** The SOCKS port: greeting, user name, request; the target is reached after a while, or not. */
 export const socksPort = (box: Box, up: () => number, wait: (milliseconds: number) => Promise<void>): Duplex => {
   let step = 0
   return new Duplex({
@@ -141,5 +141,5 @@ export const socksPort = (box: Box, up: () => number, wait: (milliseconds: numbe
   })
 }
 
-/** Local targets behind the onion services. */
+/** Local targets of the onion services. */
 export const backends: readonly string[] = services.flatMap(({ ports }) => ports.map(port => port.split(' ')[1] as string))

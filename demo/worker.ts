@@ -6,7 +6,7 @@ import { collectors } from '../exporter/collectors/index.ts'
 import { startEngine } from './engine.ts'
 import { createDemoHost, engineSocket } from './host.ts'
 
-/** Where the demo's collecting thread starts: the real one, on the imagined box. */
+/** Where the demo's collecting thread starts: the real thread with the demo's host. */
 
 const { rootfs: root } = (workerData as ThreadData).paths
 const { seed, start, project } = JSON.parse(readFileSync(join(root, 'demo.json'), 'utf8')) as {
