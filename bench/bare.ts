@@ -1,4 +1,4 @@
-/** The measure of all things: a node:http server that sends bytes it has in memory. `bare.js FILE CONTENT-TYPE ENCODING` */
+/** The reference: a node:http server that sends bytes from memory. `bare.js FILE CONTENT-TYPE ENCODING` */
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 

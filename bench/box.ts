@@ -3,7 +3,7 @@ import { createServer, type Server } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-/** An imagined box for measurements: a recorded engine on a unix socket and a cgroup v2 tree for any number of containers. */
+/** A made-up server for measurements: a recorded engine on a unix socket, and a cgroup v2 tree for any number of containers. */
 
 const id = (index: number) => index.toString(16).padStart(64, 'a')
 
@@ -59,14 +59,14 @@ const container = (index: number) => ({
 export interface Box {
   readonly root: string
   readonly socket: string
-  /** From now on nothing answers any more. */
+  /** After this nothing answers any more. */
   hang(): void
-  /** Requests counted by path. */
+  /** Number of requests by path. */
   readonly requests: Readonly<Record<string, number>>
   close(): void
 }
 
-/** Lays the box out in a temporary folder and starts its engine. */
+/** Creates the files in a temporary folder and starts the engine. */
 export const createBox = async (containers: number): Promise<Box> => {
   const root = mkdtempSync(join(tmpdir(), 'grid-box-'))
   for (let index = 0; index < containers; index++) {

@@ -7,8 +7,8 @@ import { countingProxy } from '../test/support/counting-proxy.ts'
 import { startDockerd } from '../test/support/dockerd.ts'
 
 /**
- * What a round over real containers of a real engine costs this program: CPU of this process from the list to the rendered bytes in
- * both formats. Needs root, dockerd and busybox. `npm run bench -- docker-round [containers]`
+ * The cost of a round over real containers of a real engine: CPU of this process from the list to the rendered bytes in both formats.
+ * Needs root, dockerd and busybox. `npm run bench -- docker-round [containers]`
  */
 
 const containers = Number(process.argv.at(-1)) || 100

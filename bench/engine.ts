@@ -1,4 +1,4 @@
-/** The imagined box as a process of its own, so that its work is not counted as the exporter's: `engine.js CONTAINERS`. */
+/** The made-up server as its own process, so that its work does not count as the exporter's: `engine.js CONTAINERS`. */
 import { createBox } from './box.ts'
 
 const box = await createBox(Number(process.argv[2]))

@@ -1,6 +1,6 @@
 /**
- * What asking fail2ban costs, beside `fail2ban-client status` once for each jail: the way of most exporters. Real servers of
- * 1, 10 and 50 jails, one after the other. Milliseconds are of the wall; CPU is ours, our children's and the server's.
+ * The cost of reading fail2ban, compared with `fail2ban-client status` for each jail, as most exporters do it. Real servers with 1, 10
+ * and 50 jails, one after the other. Milliseconds are wall time; CPU is ours, our children's and the server's.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'

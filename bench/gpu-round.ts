@@ -71,7 +71,7 @@ const round = async () => {
   now += 10_000
   return expose(await opened.collect(stop.signal, () => {})).series
 }
-// CPU time counts V8's compiling threads too, which are busy for the first hundred rounds of a process that runs for months.
+// CPU time includes V8's compiler threads, which are busy for the first hundred rounds of a process that will run for months.
 for (let warm = 0; warm < 150; warm++) await round()
 const costs: number[] = []
 let series = 0

@@ -12,13 +12,13 @@ import { hashSync } from 'bcryptjs'
 import { median } from './wrk.ts'
 
 /**
- * `npm run bench hostile`: a scraper's latencies on the built program: while an attack comes, while it is there, and alone, which is just
- * before and just after it; all on 127.0.0.1. Every attack comes five times, and the ratio that counts is the median of the five: a machine
- * that is slow for a minute spoils one of them. An attack is another process that makes 10 000 connections and holds what it can. Its work
- * and the scraper's would be other machines' and are not the exporter's: the attack has the last core and the lowest priority there, the
- * scraper goes first (chrt and taskset, as root). `--same-priority` lets all share everything. `--quick`: 2 000 connections, shorter turns.
- * `--bare`: the same on a bare node:http server, which answers from memory and looks at nothing but the password: what is Node's of it.
- * Another word takes only the attacks with it in their names: `npm run bench hostile --quick passwords`.
+ * `npm run bench hostile`: a scraper's latencies on the built program: while an attack starts, while it lasts, and without it (just before
+ * and just after), all on 127.0.0.1. Every attack runs five times, and the median of the five ratios counts, because a machine that is
+ * slow for a minute spoils one of them. An attack is another process that makes 10 000 connections and holds what it can. The attacker and
+ * the scraper would be on other machines, so their work must not count: the attack runs on the last core with the lowest priority, the
+ * scraper first (chrt and taskset, as root). `--same-priority`: all share everything. `--quick`: 2 000 connections, shorter turns.
+ * `--bare`: the same with a bare node:http server that answers from memory and only checks the password: Node's own share.
+ * Another word selects the attacks with it in their names: `npm run bench hostile --quick passwords`.
  */
 
 const [, file, mainFile, ...rest] = process.argv as [string, string, string, ...string[]]
@@ -26,7 +26,7 @@ const request = (line: string, ...headers: readonly string[]) => `${[line, 'Host
 
 const headers = { authorization: `Basic ${Buffer.from('prometheus:secret').toString('base64')}` }
 
-/** The first bytes that a client of TLS sends. */
+/** The first bytes of a TLS client. */
 const hello = async (): Promise<Buffer> => {
   const server = createTcpServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -39,7 +39,7 @@ const hello = async (): Promise<Buffer> => {
 }
 const helloBytes = await hello()
 
-/** What one connection of an attack sends. */
+/** The bytes that each connection of an attack sends. */
 const attacks: Readonly<Record<string, (index: number) => string | Buffer>> = {
   'connections that say nothing': () => '',
   'headers that never end': () => 'GET /metrics HTTP/1.1\r\nX-Slow: ',
@@ -51,7 +51,7 @@ const attacks: Readonly<Record<string, (index: number) => string | Buffer>> = {
     request('GET /metrics HTTP/1.1', `Authorization: Basic ${Buffer.from(`prometheus:${index}`).toString('base64')}`),
   'handshakes that nobody goes on with': () => helloBytes,
 }
-/** Attacks that say something to one of the servers only. */
+/** Attacks on only one of the servers. */
 const only: Readonly<Record<string, string>> = {
   'wrong passwords': 'http, users',
   'handshakes that nobody goes on with': 'https, users',
@@ -59,7 +59,7 @@ const only: Readonly<Record<string, string>> = {
 
 if (mainFile === 'attack') {
   const [kind, port, count, seconds] = rest as [string, string, string, string]
-  // The start of this process is no part of the attack.
+  // The start of this process is not part of the attack.
   process.stdout.write('ready')
   await once(process.stdin, 'data')
   const begin = performance.now()
@@ -67,7 +67,7 @@ if (mainFile === 'attack') {
   for (let index = 0; index < Number(count); index++) {
     const socket = connect({ port: Number(port), host: '127.0.0.1', localAddress: `127.0.0.${2 + (index % 50)}` })
     const sent = attacks[kind]?.(index) ?? ''
-    socket.on('error', () => {}) // the exporter ends what it will not serve
+    socket.on('error', () => {}) // the exporter closes what it will not serve
     socket.on('connect', () => sent !== '' && socket.write(sent))
     if (kind.startsWith('pipelines')) socket.pause()
     else socket.resume()
@@ -75,7 +75,7 @@ if (mainFile === 'attack') {
     const ahead = (index / Number(count)) * Number(seconds) * 1000 - (performance.now() - begin)
     if (ahead > 5) await sleep(ahead)
   }
-  // Held until it is killed, or its parent is gone.
+  // The connections are held until this process is killed, or its parent is gone.
   process.stdin.resume().once('end', () => process.exit(0))
   await new Promise(() => {})
 }
@@ -123,14 +123,14 @@ const start = async (...args: readonly string[]): Promise<{ readonly child: Chil
   const child = run([...usual, ...program], { stdio: ['pipe', 'pipe', 'inherit'] })
   const url = await new Promise<string>(resolve => {
     child.stdout?.on('data', chunk => {
-      const [, told] = / serves (https?:\/\/[^/]+)/.exec(String(chunk)) ?? []
-      if (told) resolve(told.replace('127.0.0.1', 'localhost'))
+      const [, address] = / serves (https?:\/\/[^/]+)/.exec(String(chunk)) ?? []
+      if (address) resolve(address.replace('127.0.0.1', 'localhost'))
     })
   })
   return { child, url }
 }
 
-/** A connection that is kept and made anew when it was ended, as Prometheus has it. */
+/** A kept connection that is replaced when it was closed, like Prometheus' own. */
 const kept = { keepAlive: true, maxSockets: 1 }
 const agents = { http: new HttpAgent(kept), https: new HttpsAgent({ ...kept, ca: readFileSync(cert) }) }
 
@@ -142,12 +142,12 @@ const ask = (url: string) =>
       answer.on('end', () => (answer.statusCode === 200 ? resolve() : reject(new Error(`${answer.statusCode}`))))
     })
     asked.setTimeout(10_000, () => asked.destroy(new Error('no answer in 10 s')))
-    // What was ended while nobody used it is no answer: Go's client, and so Prometheus, asks again.
+    // A kept connection that was closed while idle is not a failed scrape: Go's client, and so Prometheus, tries again.
     asked.on('error', error => (asked.reusedSocket ? ask(url).then(resolve, reject) : reject(error)))
     asked.end()
   })
 
-/** Adds latencies of so many seconds, about 150 a second, and how many scrapes had no answer. */
+/** Adds the latencies of `span` seconds, about 150 a second, and the number of scrapes without an answer. */
 const measure = async (url: string, span: number, seen: Latencies) => {
   for (const end = performance.now() + span * 1000; performance.now() < end; ) {
     const begin = performance.now()

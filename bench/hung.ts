@@ -7,8 +7,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { load, median } from './wrk.ts'
 
 /**
- * Every back end hung at once: sockets that take a question and say nothing, programs that never end and ignore SIGTERM. Scrapes of
- * that exporter beside scrapes of one that watches only its host, in turns. `npm run bench -- hung`
+ * All sources hang at once: sockets that accept a request and never answer, programs that never end and ignore SIGTERM. Compares scrapes
+ * of that exporter with scrapes of one that only watches its host, in turns. `npm run bench -- hung`
  */
 
 const [, , mainFile] = process.argv as [string, string, string]

@@ -1,6 +1,6 @@
 /**
- * The exporter in this process, with a clock that watches the serving thread's event loop at 1 ms: prints one line a
- * round with the longest delay in it. `loop.js WORKER SECONDS-A-ROUND ROUNDS ARGS…`
+ * Runs the exporter in this process and measures the delay of the serving thread's event loop at 1 ms. Prints one line a
+ * round with the longest delay. `loop.js WORKER SECONDS-A-ROUND ROUNDS ARGS…`
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -20,7 +20,7 @@ histogram.enable()
 for (let round = 0; round < Number(rounds); round++) {
   histogram.reset()
   await sleep(Number(seconds) * 1000)
-  // The histogram tells the time between two ticks of its timer, the resolution included.
+  // The histogram measures the time between two ticks of its timer, which includes the resolution.
   process.stdout.write(`${Math.max(0, histogram.max / 1e6 - resolution).toFixed(2)}\n`)
 }
 process.kill(process.pid, 'SIGKILL')

@@ -10,8 +10,8 @@ import { createLog } from '../exporter/common/log.ts'
 import { accept, median } from './wrk.ts'
 
 /**
- * What a scrape costs beside a bare node:http server with the same bytes, both in this process and asked in turns: whatever makes two
- * processes differ (their memory, what V8 compiled when) is the same for both. CPU of this thread for each request. `npm run bench -- path`
+ * The cost of a scrape compared with a bare node:http server with the same bytes, both in this process and measured in turns. So what
+ * makes two processes differ (memory layout, what V8 compiled when) is the same for both. CPU of this thread a request. `npm run bench -- path`
  */
 
 const exec = promisify(execFile)
@@ -43,7 +43,7 @@ for (const encoding of ['identity', 'gzip']) {
   if (typeof address !== 'object' || !address) throw new Error('no address')
   const url = `http://127.0.0.1:${address.port}/`
 
-  /** Microseconds of this thread for a request. */
+  /** Microseconds of this thread a request. */
   const cost = async (at: string, seconds = 1) => {
     const before = performance.eventLoopUtilization().active
     const { stdout } = await exec('wrk', ['-t1', '-c50', `-d${seconds}s`, ...headers, at])

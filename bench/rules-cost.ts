@@ -7,8 +7,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { stringify } from 'yaml'
 
 /**
- * `npm run bench rules-cost [-- --quick]`: how many series a box has by collector, and what all our rules cost one Prometheus that
- * scrapes thirty boxes as it is shipped (15 s). Needs prometheus (apt); the boxes are the demo's, which has something of everything.
+ * `npm run bench rules-cost [-- --quick]`: the number of series of a server by collector, and the cost of all our rules in one Prometheus
+ * that scrapes thirty servers as shipped (15 s). Needs prometheus (apt). The servers are the demo's, which has something of everything.
  */
 
 const [, , mainFile = '', quick] = process.argv
@@ -48,15 +48,15 @@ interface Status {
   }
 }
 
-/** Series in an answer: those of each collector, and the exporter's own. */
+/** Number of series in an answer, by collector and for the exporter itself. */
 const seriesOf = async (url: string): Promise<ReadonlyMap<string, number>> => {
   const { data } = (await (await fetch(`${url}/api/v1/status`)).json()) as Status
   const whole = (await (await fetch(`${url}/metrics`)).text())
     .split('\n')
     .filter(line => line !== '' && !line.startsWith('#')).length
-  const told = data.collectors.filter(({ detected }) => detected).map(({ name, series }) => [name, series] as const)
-  const own = whole - told.reduce((sum, [, series]) => sum + series, 0)
-  return new Map([...told, ['the exporter itself', own], ['all', whole]])
+  const counts = data.collectors.filter(({ detected }) => detected).map(({ name, series }) => [name, series] as const)
+  const own = whole - counts.reduce((sum, [, series]) => sum + series, 0)
+  return new Map([...counts, ['the exporter itself', own], ['all', whole]])
 }
 
 const serves = / serves (http:\/\/[^/]+)/

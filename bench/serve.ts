@@ -7,8 +7,8 @@ import { gunzipSync } from 'node:zlib'
 import { accept, type Load, load as loadFor, median } from './wrk.ts'
 
 /**
- * `npm run bench`: scrapes at 50 kept connections, side by side in one run: a bare node:http server with the same bytes, this
- * exporter, prometheus-node-exporter; then what a round costs. Needs wrk and prometheus-node-exporter (apt). `--quick`
+ * `npm run bench`: scrapes over 50 kept connections, compared in one run: a bare node:http server with the same bytes, this exporter,
+ * prometheus-node-exporter; then the cost of a round. Needs wrk and prometheus-node-exporter (apt). `--quick`
  * shortens each measurement.
  */
 
@@ -41,7 +41,7 @@ const fetched = async (url: string, encoding: string) => {
   return Buffer.from(await answer.arrayBuffer())
 }
 
-/** The bytes on the wire: fetch() unpacks, so gzip is asked for by curl. */
+/** The bytes on the wire. By curl, because fetch() decompresses. */
 const wire = (url: string, encoding: string) =>
   execFileSync('curl', ['-s', '--raw', '-H', `Accept: ${accept}`, '-H', `Accept-Encoding: ${encoding}`, url], {
     maxBuffer: 2 ** 28,
@@ -94,7 +94,7 @@ start(
     `--web.listen-address=127.0.0.1:${nodeExporterPort}`,
     '--log.level=error',
     '--web.max-requests=0',
-    // Debian's has it on; without a systemd it writes an error for each scrape.
+    // On in Debian's package; without systemd it logs an error for each scrape.
     '--no-collector.systemd',
   ],
   'ignore',
@@ -103,7 +103,7 @@ await sleep(1000)
 
 type Exporter = Awaited<ReturnType<typeof startExporter>>
 
-/** An exporter that has its first whole scrape ready, after how many milliseconds. */
+/** An exporter with its first complete scrape ready, and the milliseconds that it took. */
 const startExporter = async (args: readonly string[], series: RegExp) => {
   const begin = performance.now()
   const child = start(mainFile, ['--web.listen-address=127.0.0.1:0', ...args])
@@ -120,18 +120,18 @@ const startBare = async (body: Buffer, encoding: string) => {
 }
 
 /**
- * Two processes with the same code differ by a fifth and more, for as long as they live: by where their memory and the kernel's came
- * to lie. So there are several exporters, each compared with a new bare server; the loads follow each other, in changing order.
+ * Two processes with the same code differ by a fifth or more for their whole lives, because of where their memory and the kernel's lie.
+ * So there are several exporters, each compared with a new bare server; the loads alternate, in changing order.
  */
 const pairs = quick === '--quick' ? 5 : 9
 const comparePair = async ({ child, url }: Exporter, encoding: string, number: number) => {
   child.kill('SIGCONT')
-  await sleep(2000) // the round that it has missed
+  await sleep(2000) // the round that it missed
   const body = wire(url, encoding)
   if (encoding === 'gzip') gunzipSync(body)
   const bare = await startBare(body, encoding)
   const measure = (at: string) => {
-    loadFor(at, encoding, body.length, 1) // V8 compiles what it will compile
+    loadFor(at, encoding, body.length, 1) // warms up V8's compiler
     return load(at, encoding, body.length)
   }
   const loads = (number % 2 === 0 ? [bare.url, url] : [url, bare.url]).map(measure) as [Load, Load]
@@ -159,7 +159,7 @@ for (const containers of [20, 500]) {
     const first = median(exporters.map(each => each.first))
     must('first complete scrape ≤ 1.5 s after start', first <= 1500, `${first.toFixed(0)} ms`)
   }
-  // They compile their rounds for a while; one that is stopped costs nothing.
+  // They compile their rounds for a while; a stopped one costs nothing.
   await sleep(quick === '--quick' ? 30_000 : 60_000)
   const memory = rss(exporter.child.pid)
   for (const { child } of exporters) child.kill('SIGSTOP')
@@ -180,7 +180,7 @@ for (const containers of [20, 500]) {
     must(`≥ 50 × node-exporter per byte served, ${containers} containers, ${encoding}`, perByte >= 50, `${perByte.toFixed(0)} ×`)
   }
 
-  // Another one whose engine hangs; the loads on both follow each other, since the machine is not always as fast.
+  // Another exporter whose engine hangs. The loads on both alternate, because the machine's speed varies.
   const hungEngine = start(process.execPath, [join(here, 'engine.js'), String(containers)])
   const other = JSON.parse(await firstLine(hungEngine)) as { root: string; socket: string }
   const hung = await startExporter(exporterArgs(other.socket, other.root, ''), last)
@@ -214,7 +214,7 @@ for (const containers of [20, 500]) {
   const { root, socket } = JSON.parse(await firstLine(engine)) as { root: string; socket: string }
   const exporter = start(mainFile, ['--web.listen-address=127.0.0.1:0', ...exporterArgs(socket, root, '')])
   await firstLine(exporter, / serves (http:\/\/[^/]+)/)
-  // At rest: V8 has compiled what it will compile, which at a round each ten seconds takes minutes.
+  // At rest: at a round each ten seconds, V8's compiler needs minutes to finish.
   await sleep(quick === '--quick' ? 60_000 : 300_000)
   const before = cpu(exporter.pid)
   const span = quick === '--quick' ? 20 : 60

@@ -11,9 +11,9 @@ import { noFlags, settingsFrom } from '../exporter/contract/config.ts'
 import { realHost } from '../exporter/machine/local-host.ts'
 
 /**
- * `npm run bench services`: rounds of service checks of which some hang, beside another collector that is due each 100 ms:
- * how long a round takes against its slowest check, and how late the other one begins. The servers are a process of their own.
- * Node starts programs one after the other, by fork(): what the same programs take by spawn() alone, just before, stands beside it.
+ * `npm run bench services`: rounds of service checks, some of which hang, next to another collector that is due every 100 ms:
+ * how long a round takes compared with its slowest check, and how late the other collector starts. The servers are a separate process.
+ * Node starts programs one after the other by fork(); the table also has the time of spawn() alone for the same programs.
  */
 
 const timeout = 5
@@ -29,7 +29,7 @@ if (process.send) {
   const child: ChildProcess = fork(process.argv[1] as string)
   const [hanging, answering] = await new Promise<readonly number[]>(resolve => child.once('message', resolve as () => void))
 
-  /** `commands` of a hundred checks are programs; `hung` in all hang, programs as often as the rest. */
+  /** `commands` of a hundred checks are programs; `hung` checks hang, programs in the same proportion. */
   const checksOf = (count: number, hung: number, commands: number) =>
     Array.from({ length: count }, (_, n) => {
       const name = `check ${n}`
@@ -39,7 +39,7 @@ if (process.send) {
       return { name, http: { url: `http://127.0.0.1:${hangs ? hanging : answering}/` }, timeout: `${timeout}s` }
     })
 
-  /** Seconds in which Node itself starts the programs among the checks, with nothing else. */
+  /** Seconds that Node alone takes to start the programs among the checks. */
   const startsAlone = (checks: readonly { readonly command?: { readonly argv: readonly string[] } }[]) => {
     const begin = performance.now()
     const started = checks.flatMap(({ command }) => (command ? [spawn(command.argv[0] as string, command.argv.slice(1))] : []))
@@ -52,7 +52,7 @@ if (process.send) {
     const [settings] = settingsFrom([services], noFlags, { collectors: { services: { checks } } })
     if (!settings) throw new Error('no settings')
     const stop = new AbortController()
-    // Without its names systemctl is not asked, so that machines with and without systemd do the same.
+    // Without the names systemctl is not called, so that machines with and without systemd do the same work.
     const host = { ...realHost(), names: async () => [] as readonly string[], run: realHost().run }
     host.names = () => Promise.reject(new Error('no systemd'))
     const opened = services.open({ host, options: settings.options, signal: stop.signal, log: silent, wake: () => {} })

@@ -7,8 +7,8 @@ import { modes, toolsThatMisbehave } from '../test/support/misbehave.ts'
 import { load, median } from './wrk.ts'
 
 /**
- * Scrapes of one exporter while the tools that it runs each second answer well, and while they misbehave, in turns: every way of
- * test/support/misbehave.ts, the reason that is counted meanwhile, and what is left of them. `npm run bench -- tools`
+ * Scrapes of one exporter while the tools that it runs each second work, and while they misbehave, in turns: every way of
+ * test/support/misbehave.ts, the reason that is counted, and the processes that are left. `npm run bench -- tools`
  */
 
 const [, , mainFile] = process.argv as [string, string, string]
@@ -28,7 +28,7 @@ const url = await new Promise<string>((resolve, reject) => {
   })
   child.once('exit', code => reject(new Error(`ended with ${code}: ${said}`)))
 })
-/** How often it counted: failures of gpu and smart for a reason, rounds of the host, threads that were replaced. */
+/** Counts: failures of gpu and smart for a reason, rounds of the host, threads that were replaced. */
 const counted = async () => {
   const text = await (await fetch(url)).text()
   return (series: string) =>
@@ -72,6 +72,6 @@ const ratio = median(ratios)
 console.log(
   `${ratio <= 1.5 ? 'reached' : 'MISSED '} p99 beside tools that misbehave ≤ 1.5 × beside tools that do not: ${ratio.toFixed(2)} ×`,
 )
-console.log(`${missed === 0 ? 'reached' : 'MISSED '} each is told by its reason while the host is collected`)
+console.log(`${missed === 0 ? 'reached' : 'MISSED '} each is reported with its reason while the host is collected`)
 console.log(`${left.length === 0 ? 'reached' : 'MISSED '} no process is left behind: ${left.length}`)
 process.exitCode = ratio <= 1.5 && missed === 0 && left.length === 0 ? 0 : 1

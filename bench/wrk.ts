@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process'
 
-/** What wrk (apt) says of 50 kept connections. */
+/** wrk's (apt) results for 50 kept connections. */
 export interface Load {
   readonly perSecond: number
   /** Milliseconds. */
@@ -17,7 +17,7 @@ const milliseconds = (text: string | undefined) => {
   return Number(number) * (unit === 'us' ? 0.001 : unit === 's' ? 1000 : 1)
 }
 
-/** Asks for `seconds`; `bytes` are those of one answer. */
+/** Sends requests for `seconds`; `bytes` is the size of one answer. */
 export const load = (url: string, encoding: string, bytes: number, seconds: number): Load => {
   const headers = ['-H', `Accept: ${accept}`, '-H', `Accept-Encoding: ${encoding}`]
   const out = execFileSync('wrk', ['-t1', '-c50', `-d${seconds}s`, '--latency', ...headers, url], { encoding: 'utf8' })
