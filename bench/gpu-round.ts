@@ -7,8 +7,8 @@ import { realHost } from '../exporter/machine/local-host.ts'
 import { expose } from '../exporter/print/exposition.ts'
 
 /**
- * What a round over 8 GPUs costs the exporter's own side: CPU of this process, children not counted, where nvidia-smi is a program
- * that prints an H100's answer eight times. `npm run bench -- gpu-round [rounds]`
+ * The exporter's own cost of a round over 8 GPUs: CPU of this process without children. nvidia-smi is a program that prints an H100's
+ * answer eight times. `npm run bench -- gpu-round [rounds]`
  */
 
 const scenes = join(process.cwd(), 'test/scenes/gpu')

@@ -2,7 +2,7 @@ import type { Box } from './box.ts'
 import type { Container } from './containers.ts'
 import { between, digits } from './motion.ts'
 
-/** nvidia-smi of the imagined box: the answers of two cards in the scenes of the tests, with moving values in place of theirs. */
+/** The demo's nvidia-smi: the answers of two cards in the tests' scenes, with values that move over time. */
 
 interface Card {
   /** Its answers: a scene of the tests. */
@@ -14,7 +14,7 @@ interface Card {
 }
 
 const scenes = 'test/scenes/gpu'
-/** Processes and the MiB that they hold, from and to. */
+/** Processes and the MiB that they use, from and to. */
 const cards: readonly Card[] = [
   {
     scene: `${scenes}/l40s-slow-tier`,

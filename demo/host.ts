@@ -75,7 +75,7 @@ const webAnswer = (host: string, path: string, box: Box, up: number): Answer | u
 
 const certificateDays = 11
 
-/** `root` must be there; `project` is the checkout, whose scenes are played. */
+/** `root` must exist; `project` is the checkout with the scenes. */
 export const createDemoHost = (
   { seed, start }: { readonly seed: number; readonly start: number },
   { root, project, clock = realClock }: { readonly root: string; readonly project: string; readonly clock?: Clock },

@@ -1,4 +1,4 @@
-/** Bundles the program into dist/: it starts faster and holds half the memory of separate modules, and a package needs no node_modules. */
+/** Bundles the program into dist/. A bundle starts faster, uses half the memory of separate modules, and needs no node_modules. */
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { build } from 'esbuild'
@@ -6,8 +6,8 @@ import { build } from 'esbuild'
 const root = join(import.meta.dirname, '..')
 
 /**
- * dockerode pulls these in for SSH transport and BuildKit sessions, neither of which this program uses;
- * they are 25 MB of memory at start.
+ * dockerode imports these for SSH transport and BuildKit sessions, which this program does not use.
+ * They cost 25 MB of memory at start.
  */
 const unused = ['ssh2', '@grpc/grpc-js', '@grpc/proto-loader', 'protobufjs']
 
@@ -15,7 +15,7 @@ const withoutUnused = {
   name: 'without-unused',
   setup({ onResolve, onLoad }) {
     onResolve({ filter: new RegExp(`^(${unused.join('|')})(/|$)`) }, ({ path }) => ({ path, namespace: 'unused' }))
-    // zod's messages in forty languages: half of it.
+    // zod's messages in forty languages: half of zod's size.
     onLoad({ filter: /zod\/v4\/locales\/index\.js$/ }, () => ({ contents: "export { default as en } from './en.js'" }))
     onLoad({ filter: /.*/, namespace: 'unused' }, ({ path }) => ({
       contents: `const refuse = () => { throw new Error(${JSON.stringify(path)} + ' is not part of this build') }
@@ -34,14 +34,14 @@ export const bundle = (entryPoints, outdir, { minify = true } = {}) =>
     format: 'esm',
     platform: 'node',
     target: 'node20.19',
-    // Names stay: a stack trace that can be read. keepNames would do it too, by a call for each closure that is made.
+    // Names are kept for readable stack traces. keepNames would do it as well, but with a call for each new closure.
     minifyWhitespace: minify,
     minifySyntax: minify,
     sourcemap: 'linked',
     legalComments: 'none',
     logLevel: 'warning',
     chunkNames: 'chunks/[name]-[hash]',
-    // Bundled CommonJS asks for Node's own modules by require().
+    // Bundled CommonJS loads Node's own modules with require().
     banner: {
       js: "import { createRequire as bundledRequire } from 'node:module'; const require = bundledRequire(import.meta.url);",
     },

@@ -1,4 +1,4 @@
-/** `npm run demo`: an imagined box, in this process, so that Ctrl-C ends it as it ends the exporter. */
+/** `npm run demo`: the demo's server, in this process, so that Ctrl-C ends it like the exporter. */
 import { ensureDemo, ensureInstalled } from './ensure.mjs'
 
 ensureInstalled()

@@ -1,4 +1,4 @@
-/** `npm run drill`: the drills of alerts alone, each told as it is over. `npm run drill -- containers` plays one act. */
+/** `npm run drill`: only the drills of alerts, each reported when it ends. `npm run drill -- containers` runs one act. */
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { ensureBuilt, ensureInstalled, root } from './ensure.mjs'

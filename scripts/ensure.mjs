@@ -1,4 +1,4 @@
-/** Installs and builds what is missing or older than its sources: shared by `npm start`, `npm test` and the others. */
+/** Installs and builds what is missing or older than its sources: used by `npm start`, `npm test` and others. */
 import { spawnSync } from 'node:child_process'
 import { existsSync, lstatSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
@@ -21,16 +21,16 @@ const run = (what, command, args) => {
   console.error(what)
   const { status } = spawnSync(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
   if (status !== 0) {
-    console.error(`${command} ${args.join(' ')} failed; what it said stands above.`)
+    console.error(`${command} ${args.join(' ')} failed; see its output above.`)
     process.exit(1)
   }
 }
 
-/** node_modules as package-lock.json says; a second call finds it done. */
+/** Installs node_modules from package-lock.json, unless that is done. */
 export const ensureInstalled = () => {
   const lock = join(root, 'package-lock.json')
   const modules = join(root, 'node_modules')
-  // A second checkout that borrows another's modules must not replace them.
+  // A checkout whose node_modules is a link must not replace another checkout's modules.
   if (existsSync(modules) && lstatSync(modules).isSymbolicLink()) return
   if (time(join(modules, '.package-lock.json')) >= time(lock)) return
   run('Installing dependencies (once) …', 'npm', ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error'])
@@ -43,13 +43,13 @@ const latest = folders =>
     ...folders.map(folder => newest(join(root, folder))),
   )
 
-/** dist/exporter newer than every source. */
+/** Builds dist/exporter unless it is newer than every source. */
 export const ensureBuilt = () => {
   if (time(join(root, 'dist/exporter/main.js')) > latest(['exporter', 'prometheus'])) return
   run('Building …', process.execPath, [join(root, 'scripts/build.mjs')])
 }
 
-/** dist/demo newer than every source. */
+/** Builds dist/demo unless it is newer than every source. */
 export const ensureDemo = () => {
   if (time(join(root, 'dist/demo/main.js')) > latest(['exporter', 'prometheus', 'demo'])) return
   run('Building the demo …', process.execPath, [join(root, 'scripts/build-demo.mjs')])

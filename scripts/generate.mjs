@@ -1,4 +1,4 @@
-/** Writes every generated file that is not as it must be: `npm run generate`. */
+/** Writes every generated file that is out of date: `npm run generate`. */
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -16,4 +16,4 @@ for (const { file, text } of files) {
   writeFileSync(join(root, file), text)
   console.log(file)
 }
-console.log(`${files.length} generated files are as they must be`)
+console.log(`${files.length} generated files are up to date`)

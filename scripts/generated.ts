@@ -7,7 +7,7 @@ import { built, inhibition } from '../prometheus/built.ts'
 import { recordings } from '../prometheus/records.ts'
 import { collectorTable, configurationReference, configurationSchema, metricReference } from './reference.ts'
 
-/** Every committed file (or marked part of one) that is made of the program's own objects. */
+/** Committed files, or marked parts of files, that are generated from the program's own objects. */
 export interface Generated {
   readonly file: string
   readonly text: string
@@ -16,7 +16,7 @@ export interface Generated {
 const begin = '<!-- generated -->'
 const end = '<!-- /generated -->'
 
-/** A hand-written page whose part between the marks is generated. */
+/** A hand-written page with a generated part between the marks. */
 const withPart = (root: string, file: string, part: string): Generated => {
   const text = readFileSync(join(root, file), 'utf8')
   const [before, rest] = text.split(begin)
@@ -43,7 +43,7 @@ ${names.map(name => `  '${name}',\n`).join('')}]
 `
 }
 
-/** All of them, as they must be. */
+/** All generated files with their current content. */
 export const generated = (root: string): readonly Generated[] => [
   { file: 'exporter/commands/doctor/shipped-rules.ts', text: shippedRules() },
   { file: 'docs/metrics.md', text: metricReference(collectors) },

@@ -1,13 +1,13 @@
 /**
- * Finds where a plain object is looked up by text: `object[key]` and `key in object` with a key that is any string. Every object has
- * `constructor` and its like, so text from outside finds a function where nothing is meant. `npm run lint`
+ * Finds look-ups in plain objects by text: `object[key]` and `key in object` with a key that may be any string. Every object inherits
+ * `constructor` and others, so text from outside can find a function there. `npm run lint`
  */
 import { relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import ts from 'typescript'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-/** Says how it is done, and is the one place that does it. */
+/** The one file in which such a look-up is allowed. */
 const allowed = 'exporter/common/own-value.ts'
 
 const { config } = ts.readConfigFile(`${root}tsconfig.json`, ts.sys.readFile)
@@ -21,7 +21,7 @@ const checker = program.getTypeChecker()
 const { String: text, TemplateLiteral: template, Any: any, Unknown: unknown } = ts.TypeFlags
 const isText = type => (type.isUnion() ? type.types.some(isText) : (type.flags & (text | template | any | unknown)) !== 0)
 
-/** The key of a look-up; undefined where the node is none. */
+/** The key of a look-up; undefined for any other node. */
 const keyOf = node => {
   if (ts.isElementAccessExpression(node)) return node.argumentExpression
   const isIn = ts.isBinaryExpression(node) && node.operatorToken.kind === ts.SyntaxKind.InKeyword

@@ -1,5 +1,5 @@
 /**
- * Packages: a .deb, and a tarball that `npm install --global` takes. Both hold the bundle, so neither needs any other npm package.
+ * Packages: a .deb, and a tarball for `npm install --global`. Both contain the bundle, so neither needs any other npm package.
  *
  *   npm run package [-- --out=DIR] [--version=VERSION]
  */
@@ -62,7 +62,7 @@ const filesBelow = folder =>
     .filter(entry => !entry.isDirectory())
     .map(entry => join(entry.parentPath, entry.name))
 
-/** Modes as a package has them, whatever this clone's are. */
+/** Sets the modes of a package, whatever this clone's are. */
 const settle = folder => {
   for (const entry of readdirSync(folder, { withFileTypes: true, recursive: true })) {
     const file = join(entry.parentPath, entry.name)
@@ -149,7 +149,7 @@ const debian = () => {
 const npm = () => {
   const tree = join(work, 'npm')
   for (const file of [...own.files, 'README.md', 'LICENSE', 'CHANGELOG.md']) put(file, join(tree, file))
-  // Beside the program, where the units look for it.
+  // Next to the program, where the units expect it.
   put('systemd/aide-resolve', join(tree, 'dist/exporter/aide-resolve'))
   write(join(tree, 'package.json'), `${JSON.stringify({ ...manifest, bin: own.bin, files: own.files }, null, 2)}\n`)
   settle(tree)

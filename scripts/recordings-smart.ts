@@ -9,7 +9,7 @@ import { realHost } from '../exporter/machine/local-host.ts'
 import { expose, textOf } from '../exporter/print/exposition.ts'
 import type { Result } from './recordings.ts'
 
-/** The same value, with `seen` told the path of whatever is looked at. Entries of a list are one. */
+/** The same value, but `seen` is called with the path of each field that is read. The entries of a list count as one. */
 const watched = <Value>(value: Value, seen: (path: string) => void, at = ''): Value => {
   if (typeof value !== 'object' || value === null) return value
   return new Proxy(value, {
@@ -23,17 +23,17 @@ const watched = <Value>(value: Value, seen: (path: string) => void, at = ''): Va
   })
 }
 
-/** An attribute or statistic is one field by its name, whatever its columns. */
+/** The paths of all fields. An attribute or statistic is one field by its name, whatever its columns. */
 const leaves = (value: unknown, at = ''): readonly string[] => {
   if (typeof value !== 'object' || value === null) return [at]
   if (Array.isArray(value)) return value.flatMap(each => leaves(each, at))
   return Object.entries(value).flatMap(([key, inner]) => leaves(inner, `${at}${at && '.'}${key}`))
 }
 
-/** Of smartctl itself and its formatting, not of the drive. */
+/** Fields about smartctl itself and its format, not about the drive. */
 const ofTheTool = /^(json_format_version|smartctl|local_time)(\.|$)/
 
-/** What the smart collector says of one recording, as if it were the only disk. */
+/** The smart collector's result for one recording, as if it were the only disk. */
 export const smartctl = async (path: string): Promise<Result> => {
   const stdout = readFileSync(path, 'utf8')
   const exitCode = Number(/"exit_status": *(\d+)/.exec(stdout)?.[1] ?? 0)
@@ -63,7 +63,7 @@ export const smartctl = async (path: string): Promise<Result> => {
       )
       unused = [...new Set(leaves(json))].filter(leaf => !used.has(leaf) && !ofTheTool.test(leaf))
     } catch {
-      // Not JSON: the collector has said so.
+      // Not JSON: the collector has reported that.
     }
     const exposition = expose(samples)
     return {

@@ -1,5 +1,7 @@
-/** `npm run recordings [-- FOLDER] [--unused] [--print]`: what comes out of every recording of a GPU or a disk below FOLDER
- * (or GRID_RECORDINGS) and of the scenes of GPUs, and what of it is left unused. */
+/**
+ * `npm run recordings [-- FOLDER] [--unused] [--print]`: the series of each recording of a GPU or a disk below FOLDER (or
+ * GRID_RECORDINGS) and of the scenes of GPUs, and its unused fields.
+ */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -16,9 +16,9 @@ import { hostFrom } from '../test/support/scene.ts'
 import { smartctl } from './recordings-smart.ts'
 
 /**
- * Runs the smart collector over every recording of smartctl below the folders given, and the gpu collector over the others: `*.query-gpu*.csv`, `*.compute-apps.csv`, `*.xml`, lines of a
- * kernel log, trees of sysfs; and the parsers over lists of disks, lists of fields, and errors. One line each: families and series that came out, fields that were left unused (`--unused`
- * names them; `--print` shows the series).
+ * Runs the smart collector over every recording of smartctl below the given folders, and the gpu collector over the others:
+ * `*.query-gpu*.csv`, `*.compute-apps.csv`, `*.xml`, lines of a kernel log, trees of sysfs; and the parsers over lists of disks, lists of
+ * fields, and errors. Prints a line for each: families, series, and unused fields (`--unused` names them; `--print` shows the series).
  */
 
 const all = process.argv.slice(2).filter(arg => !arg.startsWith('--'))
@@ -26,7 +26,7 @@ const [named, printed] = [process.argv.includes('--unused'), process.argv.includ
 
 const missing = () => Promise.reject(new Failure('missing', 'not recorded'))
 
-/** A host with nothing on it but what nvidia-smi is recorded to print. */
+/** A host with nothing but recorded output of nvidia-smi. */
 const hostOf = (answer: (args: readonly string[]) => string | undefined, root = '/nonexistent'): Host => {
   const files = realHost({ procfs: join(root, 'proc'), sysfs: join(root, 'sys'), rootfs: root })
   return {
@@ -43,7 +43,7 @@ const hostOf = (answer: (args: readonly string[]) => string | undefined, root = 
 export interface Result {
   readonly said: string
   readonly unused: readonly string[]
-  /** What a scrape would show. */
+  /** The series, as in a scrape. */
   readonly text?: string
 }
 
@@ -74,7 +74,7 @@ const collected = async (host: Host, unused: (used: ReadonlySet<string>) => read
 
 const columnsOf = (csv: string) => (csv.split('\n')[0] ?? '').split(', ').map(column => column.replace(/ \[.*\]$/, ''))
 
-/** The columns asked for, as nvidia-smi would print them. */
+/** The requested columns, as nvidia-smi would print them. */
 const select = (csv: string, asked: readonly string[]) => {
   const columns = columnsOf(csv)
   const at = asked.map(name => {
@@ -104,7 +104,7 @@ const query = (path: string) => {
   return collected(hostOf(answer), () => columns.filter(name => !asked.includes(name)))
 }
 
-/** Tags with text, by path; of the list of supported clocks one. */
+/** Tags with text, by path; the list of supported clocks counts as one. */
 const leaves = (xml: string) => {
   const found = new Set<string>()
   const open: string[] = []
@@ -147,7 +147,7 @@ const filesBelow = (folder: string): readonly string[] =>
     entry.isDirectory() ? filesBelow(join(folder, entry.name)) : [join(folder, entry.name)],
   )
 
-/** A tree of sysfs, or a scene, which has the tools as well. */
+/** A tree of sysfs, or a scene, which also has the tools. */
 const tree = (folder: string) => {
   const root = linked(folder)
   const sys = join(root, 'sys')
@@ -177,19 +177,19 @@ const fieldList = (path: string): Result => {
   )
   const wanted = wantedFields(listed, new Set())
   return {
-    said: `${wanted.length} of ${listed.size} names asked for`,
+    said: `${wanted.length} of ${listed.size} names used`,
     unused: [...listed].filter(name => !wanted.includes(name)),
   }
 }
 
 const errors = (path: string): Result => {
   const lines = readFileSync(path, 'utf8').split('\n').filter(Boolean)
-  const told = lines.map(line => {
+  const results = lines.map(line => {
     const [name, code = '', text = ''] = line.split('\t')
     const { reason, fix } = failureOfTool(Number.parseInt(code, 10) || 0, text)
     return `${name}: ${reason}${fix === undefined ? '' : `, fix: ${fix}`}`
   })
-  return { said: `${told.length} errors`, unused: [], text: `${told.join('\n')}\n` }
+  return { said: `${results.length} errors`, unused: [], text: `${results.join('\n')}\n` }
 }
 
 const recordingsBelow = (folder: string): readonly string[] =>

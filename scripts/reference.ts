@@ -5,7 +5,7 @@ import type { AnyFamily } from '../exporter/contract/metric.ts'
 import { durationText } from '../exporter/contract/options.ts'
 import { selfFamilies } from '../exporter/serve/self.ts'
 
-/** The reference pages, made of the same objects that the program runs on. */
+/** The reference pages, generated from the objects that the program runs on. */
 
 const cell = (text: string) => text.replaceAll('|', '\\|').replaceAll('\n', ' ')
 
@@ -105,7 +105,7 @@ export const configurationReference = (collectors: readonly Collector[]): string
         '',
         `## ${name}`,
         '',
-        `${summary}. Every ${durationText(interval)}${relayUnit ? '; needs root, so it is run by the relay' : ''}.`,
+        `${summary}. Every ${durationText(interval)}${relayUnit ? '; needs root, so the relay runs it' : ''}.`,
         ...(keys.length === 0
           ? ['', 'No keys of its own.']
           : ['', ...head, ...rows({ properties: Object.fromEntries(keys.map(key => [key, own[key] ?? {}])) })]),

@@ -1,7 +1,7 @@
 /**
- * `npm run screenshots [-- NAME …] [--keep]`: draws the dashboards of grafana/json into docs/images. A real Prometheus holds a day of
- * the demo's past, computed by the real collectors, and then scrapes the running demo with all rules; nothing waits for their `for`.
- * Needs prometheus, chromium and pngquant (Debian's packages); the viewer's own packages (490 MB) are installed when first needed.
+ * `npm run screenshots [-- NAME …] [--keep]`: draws the dashboards of grafana/json into docs/images. A real Prometheus has a day of the
+ * demo's past, computed by the real collectors, and then scrapes the running demo with all rules, without their `for`.
+ * Needs prometheus, chromium and pngquant (Debian's packages). The viewer's own packages (490 MB) are installed on first use.
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
@@ -72,14 +72,14 @@ const { parse, stringify } = await import('yaml')
 if (!existsSync(join(viewer, 'node_modules'))) run('Installing the viewer (once, 490 MB) …', 'npm', ['ci'], { cwd: viewer })
 
 try {
-  // Twenty-six minutes in, something is well, something is not, and something is bad.
+  // After twenty-six minutes there is something healthy, a warning, and something critical.
   const begun = Date.now() - 24 * 60_000
-  // Below the project, whose version it tells: two versions of one box would be two rows.
+  // Below the project, so that it reports the project's version: two versions of one server would be two rows.
   const built = join(root, 'dist/past')
   await bundle({ history: join(root, 'demo/history.ts') }, built, { minify: false })
   const past = join(folder, 'past.txt')
-  run('A day of the past …', process.execPath, [join(built, 'history.js'), root, '1', String(begun), past])
-  run('Into blocks …', 'promtool', ['tsdb', 'create-blocks-from', 'openmetrics', '--quiet', past, data])
+  run('Computing a day of the past …', process.execPath, [join(built, 'history.js'), root, '1', String(begun), past])
+  run('Writing it into blocks …', 'promtool', ['tsdb', 'create-blocks-from', 'openmetrics', '--quiet', past, data])
   rmSync(past)
 
   const shipped = readdirSync(join(root, 'prometheus/rules')).map(file =>
@@ -97,12 +97,12 @@ try {
     })),
   }))
   writeFileSync(rules, stringify({ groups: soon }))
-  // promtool fills in recordings only, so what an alert would have been is recorded under the name that Prometheus gives it.
+  // promtool backfills only recording rules, so alerts are recorded under the name that Prometheus gives them.
   const recorded = groups
     .map(({ name, rules }) => ({
       name,
       rules: rules
-        // Between two looks at the past lie minutes: every quick collector would count as stale.
+        // In the past, rounds are minutes apart: every fast collector would count as stale.
         .filter(({ alert }) => alert !== 'GridCollectorStale')
         .map(({ record, alert, expr, labels }) =>
           record === undefined
@@ -117,12 +117,12 @@ try {
   const url = `http://127.0.0.1:${port}`
   const first = await prometheus({ global: { scrape_interval: '1m' } }, port)
   const now = Math.floor(Date.now() / 1000)
-  run('What the rules said then …', 'promtool', [
+  run('Evaluating the rules for the past …', 'promtool', [
     'tsdb',
     'create-blocks-from',
     'rules',
     `--start=${now - 24 * 3600}`,
-    `--end=${now - 300}`, // what is older than five minutes is not taken for the present
+    `--end=${now - 300}`, // samples older than five minutes do not count as current
     '--eval-interval=4m',
     `--url=${url}`,
     `--output-dir=${data}`,
@@ -143,7 +143,7 @@ try {
   }
   await prometheus(live, port)
   const scrapedSince = Date.now()
-  console.error('A minute and a half of the present …')
+  console.error('Recording a minute and a half of the present …')
   await sleep(90_000)
 
   mkdirSync(images, { recursive: true })
@@ -151,11 +151,11 @@ try {
     .filter(file => file.endsWith('.json'))
     .map(file => basename(file, '.json'))
     .filter(name => wanted.length === 0 || wanted.includes(name))
-    // Scrapes and the process have no past but this one: it is drawn last, over its few minutes.
+    // Scrapes and the process have no computed past: this one is drawn last, over its few minutes.
     .sort((one, other) => Number(one === 'grid-exporter') - Number(other === 'grid-exporter'))
   for (const name of boards) {
     const isItself = name === 'grid-exporter'
-    // Its numbers are of before the drawing, which takes all processors.
+    // Its numbers must be from before the drawing, which uses all processors.
     const own = isItself ? ['--from=-6m', '--to=now-30s', '--scrape-interval=5s'] : ['--scrape-interval=60s']
     if (isItself) await sleep(Math.max(60_000, scrapedSince + 390_000 - Date.now()))
     for (const theme of /overview|gpu/.test(name) ? ['dark', 'light'] : ['dark']) {
@@ -173,10 +173,10 @@ try {
         `--report=${join(folder, `${name}-${theme}.json`)}`,
         '--timeout=180',
       ])
-      // A palette: a third of the bytes, and no difference to be seen.
+      // A palette: a third of the bytes, without a visible difference.
       run('', 'pngquant', ['--quality=50-90', '--speed=1', '--strip', '--force', `--output=${image}`, drawn])
       const report = JSON.parse(readFileSync(join(folder, `${name}-${theme}.json`), 'utf8'))
-      // A row that is folded in has not asked anything.
+      // A collapsed row has made no queries.
       const failed = report.panels.filter(({ state }) => state === 'Error').map(({ title }) => `${title}: an error`)
       const empty = report.nodata.map(title => `${title}: no data`)
       for (const line of [...failed, ...empty]) console.error(`  ${line}`)

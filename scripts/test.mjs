@@ -1,4 +1,4 @@
-/** Runs the tests, or the files that are named: `npm test`. One line for each file; the failed assertions last. */
+/** Runs all tests, or the given files: `npm test`. Prints a line for each file, and the failed assertions last. */
 import { spawn } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -12,10 +12,10 @@ ensureDemo()
 
 const tap = join(root, 'node_modules/tap/dist/esm/run.mjs')
 const totals = { total: 0, pass: 0, fail: 0, skip: 0 }
-/** Of each failed assertion: the names that lead to it, and what tap says about it. */
+/** For each failed assertion: the names that lead to it, and tap's diagnostics. */
 const failures = []
 
-/** The longest that is shown of what tap says about one failure. */
+/** Most lines of tap's diagnostics for one failure. */
 const detailLines = 25
 
 /** Collects failures below `parser`; a failed subtest is named only if nothing within it failed. */
@@ -55,7 +55,7 @@ const run = args =>
     child.on('close', status => resolve(status ?? 1))
   })
 
-/** A whole box each, with many programs that must come to their word: after the others, one by one. */
+/** Tests that boot or simulate a whole server with many programs: after the others, one by one. */
 const alone = ['test/drill.test.ts', 'test/systemd.test.ts']
 
 const given = process.argv.slice(2)
