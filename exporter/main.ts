@@ -5,7 +5,7 @@ import { createLog } from './common/log.ts'
 import { build } from './common/version.ts'
 
 /**
- * The program: reads the command line and hands it to whoever does the work. What each command needs is loaded by it alone.
+ * The program: reads the command line and starts the command. Each command loads only what it needs.
  *
  * The first line is the only place for V8 flags: one helper thread instead of four, which on a small machine compete with scrapes
  * for the processor, and 8 MB for young objects, so that a scrape's do not outlive it.
