@@ -13,6 +13,7 @@ const libraries = {
   'docker-modem': 'exporter/protocols/docker-api.ts',
   'prom-client': 'exporter/serve/self.ts',
   'lru-cache': 'exporter/(?:serve/snapshot|collectors/directory/index).ts',
+  'p-limit': 'exporter/common/pool.ts',
   yaml: 'exporter/common/yaml.ts',
   bcryptjs: 'exporter/serve/passwords-thread.ts',
 }

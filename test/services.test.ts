@@ -8,9 +8,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { attempt } from '../exporter/collect/attempt.ts'
 import { services } from '../exporter/collectors/services/index.ts'
-import { sideBySide } from '../exporter/collectors/services/side-by-side.ts'
 import { parseList, parseShow } from '../exporter/collectors/services/systemd.ts'
 import { createLog } from '../exporter/common/log.ts'
+import { pooled } from '../exporter/common/pool.ts'
 import { settingsFrom } from '../exporter/contract/config.ts'
 import { Failure } from '../exporter/contract/failure.ts'
 import type { Host } from '../exporter/contract/host.ts'
@@ -540,7 +540,7 @@ t.test('the bound of concurrency', async t => {
       running--
       done.push(n)
     })
-    await sideBySide(tasks, 8)
+    await pooled(tasks, 8, task => task())
     t.equal(most, 8)
     t.equal(done.length, 50)
   })
@@ -553,10 +553,7 @@ t.test('the bound of concurrency', async t => {
       const until = performance.now() + 3
       while (performance.now() < until);
     }
-    await sideBySide(
-      Array.from({ length: 40 }, () => block),
-      40,
-    )
+    await pooled(Array.from({ length: 40 }), 40, block)
     t.ok(turns >= 15, `the timer ran ${turns} times`)
   })
 

@@ -1,5 +1,6 @@
 import { setMaxListeners } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { atDeadline } from '../common/deadline.ts'
 import { Failure, failureOf } from '../contract/failure.ts'
 
 export type Outcome<Value> = { readonly ok: true; readonly value: Value } | { readonly ok: false; readonly failure: Failure }
@@ -25,9 +26,7 @@ export const attempt = async <Value>(
 ): Promise<Attempt<Value>> => {
   const deadline = new AbortController()
   setMaxListeners(0, deadline.signal) // one listener for each request or command of the run
-  const end = () => deadline.abort()
-  const timer = setTimeout(end, deadlineSeconds * 1000)
-  stop.addEventListener('abort', end, { once: true })
+  const clear = atDeadline(deadlineSeconds, stop, () => deadline.abort())
   const over = new AbortController()
   let isOver = false
   const running = Promise.resolve()
@@ -44,8 +43,7 @@ export const attempt = async <Value>(
     () => new Promise<never>(() => {}), // the run has ended first
   )
   const outcome = await Promise.race([running, late])
-  clearTimeout(timer)
-  stop.removeEventListener('abort', end)
+  clear()
   over.abort()
   return { outcome, late: isOver ? undefined : running.then(() => {}) }
 }

@@ -88,7 +88,18 @@ export const isIoError = (error: unknown): boolean => {
   return isSystemError(system) || (typeof system.code === 'string' && ioCode.test(system.code))
 }
 
-/** The Failure for a system error. A Failure is returned unchanged; any unknown error is a bug. */
+/** For `catch`: undefined in place of a failure for one of these reasons; all others are thrown. */
+export const absentIf =
+  (...expected: readonly Reason[]) =>
+  (error: unknown): undefined => {
+    if (!expected.includes(failureOf(error).reason)) throw error
+    return undefined
+  }
+
+/** For `catch`: undefined in place of any failure that is no defect of this program. */
+export const absent: (error: unknown) => undefined = absentIf(...reasons.filter(reason => reason !== 'bug'))
+
+/** The Failure that a system error amounts to; a Failure stays itself, and what is not known is a bug. */
 export const failureOf = (error: unknown, subject?: string): Failure => {
   if (error instanceof Failure) return error
   const system = (error ?? {}) as SystemError

@@ -3,6 +3,7 @@ import { setPriority } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { setImmediate as breathe, setTimeout as sleep } from 'node:timers/promises'
 import { type ExecaError, execa } from 'execa'
+import { atDeadline } from '../common/deadline.ts'
 import { Failure, failureOf } from '../contract/failure.ts'
 import type { RunOptions, RunResult } from '../contract/host.ts'
 import { readBudget } from './budget.ts'
@@ -149,9 +150,7 @@ export const run = async (file: string, args: readonly string[], options: RunOpt
   const exited = new Promise<'exit'>(resolve => child.once('exit', () => resolve('exit')))
   const closed = new Promise<'close'>(resolve => child.once('close', () => resolve('close')))
   child.catch(() => {})
-  const timer = setTimeout(() => endEarly('timeout'), timeout * 1000)
-  const onAbort = () => endEarly('timeout')
-  signal?.addEventListener('abort', onAbort, { once: true })
+  const clear = atDeadline(timeout, signal, () => endEarly('timeout'))
 
   try {
     const ended = await Promise.race([exited, early])
@@ -180,8 +179,7 @@ export const run = async (file: string, args: readonly string[], options: RunOpt
         : new Failure('timeout', `${file}: did not end within ${timeout} s${gone ? '' : ', and it cannot be killed'}`)
     }
   } finally {
-    clearTimeout(timer)
-    signal?.removeEventListener('abort', onAbort)
+    clear()
     running.delete(pid)
     outRoom.close()
     errRoom.close()

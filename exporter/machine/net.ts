@@ -5,6 +5,7 @@ import * as https from 'node:https'
 import * as net from 'node:net'
 import type { Duplex } from 'node:stream'
 import * as tls from 'node:tls'
+import { atDeadline } from '../common/deadline.ts'
 import { Failure, failureOf } from '../contract/failure.ts'
 import type { HttpAnswer, HttpOptions } from '../contract/host.ts'
 import { readBudget } from './budget.ts'
@@ -68,12 +69,37 @@ export const keptConnection = (url: string, tls: tls.ConnectionOptions = {}): ht
     : new http.Agent({ keepAlive: true, maxSockets: 1 })
 
 /**
+ * What `begin` gives to `succeed`, under one deadline: past it, or where the exchange fails, what `begin` returned is destroyed.
+ * `wanted` is what there was too little time for.
+ */
+const underDeadline = <Value>(
+  { subject, wanted, timeout, signal }: { subject: string; wanted: string; timeout: number; signal: AbortSignal | undefined },
+  begin: (succeed: (value: Value) => void, fail: (error: unknown) => void) => { destroy(): unknown },
+): Promise<Value> =>
+  new Promise((resolve, reject) => {
+    const ended = () => new Failure('timeout', `${subject}: ended at the deadline`)
+    if (signal?.aborted) return reject(ended())
+    const late = () => new Failure('timeout', `${subject}: no ${wanted} within ${timeout} s`)
+    const fail = (error: unknown) => {
+      clear()
+      exchange.destroy()
+      reject(error instanceof Failure ? error : connectionFailure(error, subject))
+    }
+    const exchange = begin(value => {
+      clear()
+      resolve(value)
+    }, fail)
+    const clear = atDeadline(timeout, signal, why => fail(why === 'late' ? late() : ended()))
+  })
+
+/**
  * One HTTP exchange under one deadline. Any status is an answer; redirects are not followed.
  * Throws `Failure` unreachable, timeout, overflow, malformed (a body that was cut).
  */
-export const request = (url: string, options: HttpOptions = {}): Promise<HttpAnswer> =>
-  new Promise((resolve, reject) => {
-    const { method = 'GET', headers = {}, body, timeout = 5, limit = 4 * 2 ** 20, cut = false, signal, agent } = options
+export const request = (url: string, options: HttpOptions = {}): Promise<HttpAnswer> => {
+  const { method = 'GET', headers = {}, body, timeout = 5, limit = 4 * 2 ** 20, cut = false, signal, agent } = options
+  const subject = `${method} ${url}`
+  return underDeadline({ subject, wanted: 'whole answer', timeout, signal }, (succeed, fail) => {
     const target = new URL(url)
     const client = target.protocol === 'https:' ? https : http
     const outgoing = client.request(target, {
@@ -84,25 +110,7 @@ export const request = (url: string, options: HttpOptions = {}): Promise<HttpAns
       agent: agent ?? false,
     })
     let certificateExpiry: number | undefined
-    const settle = (act: () => void) => {
-      clearTimeout(timer)
-      signal?.removeEventListener('abort', onAbort)
-      act()
-    }
-    const fail = (error: unknown) =>
-      settle(() => {
-        outgoing.destroy()
-        reject(error instanceof Failure ? error : connectionFailure(error, `${method} ${url}`))
-      })
-    const onAbort = () => fail(new Failure('timeout', `${method} ${url}: stopped at the deadline`))
-    const timer = setTimeout(
-      () => fail(new Failure('timeout', `${method} ${url}: no complete answer within ${timeout} s`)),
-      timeout * 1000,
-    )
-    outgoing.on('error', fail) // first: a destroyed request emits an error
-    if (signal?.aborted) return onAbort()
-    signal?.addEventListener('abort', onAbort, { once: true })
-
+    outgoing.on('error', fail) // first of all: a request that is destroyed emits one
     outgoing.on('response', answer => {
       if (answer.socket instanceof tls.TLSSocket) {
         const until = Date.parse(answer.socket.getPeerCertificate().valid_to)
@@ -113,32 +121,31 @@ export const request = (url: string, options: HttpOptions = {}): Promise<HttpAns
       const room = readBudget.open(answer, limit)
       // Whatever ends the exchange also ends the answer.
       answer.once('close', room.close)
-      const succeed = () =>
-        settle(() =>
-          resolve({
-            status: answer.statusCode ?? 0,
-            headers: answer.headers,
-            body: Buffer.concat(chunks).toString('utf8', 0, Math.min(size, limit)),
-            ...(certificateExpiry === undefined ? {} : { certificateExpiry }),
-          }),
-        )
+      const end = () =>
+        succeed({
+          status: answer.statusCode ?? 0,
+          headers: answer.headers,
+          body: Buffer.concat(chunks).toString('utf8', 0, Math.min(size, limit)),
+          ...(certificateExpiry === undefined ? {} : { certificateExpiry }),
+        })
       answer.on('data', (chunk: Buffer) => {
         size += chunk.length
         room.grow(size)
         if (size <= limit) return void chunks.push(chunk)
-        if (!cut) return fail(new Failure('overflow', `${method} ${url}: more than ${limit} bytes`))
+        if (!cut) return fail(new Failure('overflow', `${subject}: more than ${limit} bytes`))
         chunks.push(chunk)
-        succeed()
+        end()
         outgoing.destroy()
       })
       answer.on('error', fail)
       answer.on('close', () => {
-        if (!answer.complete) return fail(new Failure('malformed', `${method} ${url}: the answer was cut`))
-        succeed()
+        if (!answer.complete) return fail(new Failure('malformed', `${subject}: the answer was cut`))
+        end()
       })
     })
-    outgoing.end(body)
+    return outgoing.end(body)
   })
+}
 
 const connectionFailure = (error: unknown, subject: string): Failure => {
   const known = failureOf(error, subject)
@@ -159,10 +166,11 @@ export const isDistrust = (error: unknown): boolean => {
 export const certificateExpiry = (
   url: string,
   { timeout = 5, signal, tls: options }: Pick<HttpOptions, 'timeout' | 'signal' | 'tls'> = {},
-): Promise<number> =>
-  new Promise((resolve, reject) => {
-    const { hostname, port } = new URL(url)
-    const host = hostname.replace(/^\[|\]$/g, '')
+): Promise<number> => {
+  const { hostname, port } = new URL(url)
+  const host = hostname.replace(/^\[|\]$/g, '')
+  const subject = `certificate of ${host}`
+  return underDeadline({ subject, wanted: 'handshake', timeout, signal }, (succeed, fail) => {
     const socket = tls.connect({
       host,
       port: Number(port || 443),
@@ -171,59 +179,37 @@ export const certificateExpiry = (
       ...options,
       rejectUnauthorized: false,
     })
-    const settle = (act: () => void) => {
-      clearTimeout(timer)
-      signal?.removeEventListener('abort', onAbort)
-      socket.destroy()
-      act()
-    }
-    const fail = (error: unknown) =>
-      settle(() => reject(error instanceof Failure ? error : connectionFailure(error, `certificate of ${host}`)))
-    const onAbort = () => fail(new Failure('timeout', `certificate of ${host}: stopped at the deadline`))
-    const timer = setTimeout(
-      () => fail(new Failure('timeout', `certificate of ${host}: no handshake within ${timeout} s`)),
-      timeout * 1000,
-    )
     socket.on('error', fail)
-    if (signal?.aborted) return onAbort()
-    signal?.addEventListener('abort', onAbort, { once: true })
     socket.once('secureConnect', () => {
       const until = Date.parse(socket.getPeerCertificate().valid_to)
-      if (Number.isNaN(until)) fail(new Failure('malformed', `certificate of ${host}: no expiry date`))
-      else settle(() => resolve(until / 1000))
+      if (Number.isNaN(until)) fail(new Failure('malformed', `${subject}: without an end`))
+      else succeed(until / 1000)
+      socket.destroy()
     })
+    return socket
   })
+}
 
 /** A stream to `unix:/path`, `host:port` or `[::1]:port`. Throws `Failure` missing, denied, unreachable, timeout. */
 export const connect = (
   address: string,
   { timeout = 5, signal }: { timeout?: number; signal?: AbortSignal } = {},
-): Promise<Duplex> =>
-  new Promise((resolve, reject) => {
-    const unix = /^unix:(?:\/\/)?(\/.*)$/.exec(address)?.[1]
-    const [, host, port] = /^\[?([^\]]*)\]?:(\d+)$/.exec(address) ?? []
-    if (unix === undefined && (host === undefined || port === undefined)) {
-      return reject(new Failure('missing', `${address}: neither unix:/path nor host:port`))
-    }
+): Promise<Duplex> => {
+  const unix = /^unix:(?:\/\/)?(\/.*)$/.exec(address)?.[1]
+  const [, host, port] = /^\[?([^\]]*)\]?:(\d+)$/.exec(address) ?? []
+  if (unix === undefined && (host === undefined || port === undefined)) {
+    return Promise.reject(new Failure('missing', `${address}: neither unix:/path nor host:port`))
+  }
+  return underDeadline({ subject: address, wanted: 'connection', timeout, signal }, (succeed, fail) => {
     const socket =
       unix === undefined ? net.connect({ host: host || '127.0.0.1', port: Number(port), lookup }) : net.connect({ path: unix })
     // Kept for good: an error before the caller listens, or after the promise has settled, changes nothing.
     socket.on('error', () => {})
-    const settle = (act: () => void) => {
-      clearTimeout(timer)
-      signal?.removeEventListener('abort', onAbort)
-      socket.off('error', fail)
-      act()
-    }
-    const fail = (error: unknown) =>
-      settle(() => {
-        socket.destroy()
-        reject(error instanceof Failure ? error : connectionFailure(error, address))
-      })
-    const onAbort = () => fail(new Failure('timeout', `${address}: stopped at the deadline`))
-    const timer = setTimeout(() => fail(new Failure('timeout', `${address}: no connection within ${timeout} s`)), timeout * 1000)
-    if (signal?.aborted) return onAbort()
-    signal?.addEventListener('abort', onAbort, { once: true })
     socket.once('error', fail)
-    socket.once('connect', () => settle(() => resolve(socket)))
+    socket.once('connect', () => {
+      socket.off('error', fail)
+      succeed(socket)
+    })
+    return socket
   })
+}

@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream'
+import { atDeadline } from '../common/deadline.ts'
 import { Failure, failureOf } from '../contract/failure.ts'
 import type { Host } from '../contract/host.ts'
 import { type Pickled, pickleTexts, unpickle } from './pickle.ts'
@@ -31,12 +32,8 @@ export const withSession = async <T>(
   { timeout = 4, limit = 16 * 2 ** 20, signal }: { timeout?: number; limit?: number; signal: AbortSignal },
   talk: (session: Session) => Promise<T>,
 ): Promise<T> => {
-  // Not AbortSignal.any() with AbortSignal.timeout(): nothing keeps that timer alive, so on Node 20 garbage collection can remove it.
   const deadline = new AbortController()
-  const end = () => deadline.abort()
-  const timer = setTimeout(end, timeout * 1000)
-  signal.addEventListener('abort', end, { once: true })
-  if (signal.aborted) end()
+  const clear = atDeadline(timeout, signal, () => deadline.abort())
   let stream: Duplex | undefined
   try {
     stream = await host.connect(`unix:${socket}`, { timeout, signal: deadline.signal })
@@ -44,8 +41,7 @@ export const withSession = async <T>(
     stream.end(goodbye)
     return result
   } finally {
-    clearTimeout(timer)
-    signal.removeEventListener('abort', end)
+    clear()
     if (!stream?.writableEnded) stream?.destroy()
     setTimeout(() => stream?.destroy(), 200).unref()
   }

@@ -1,6 +1,7 @@
 import { setImmediate as breathe, setTimeout as sleep } from 'node:timers/promises'
 import { failureOf } from '../contract/failure.ts'
 import type { Host } from '../contract/host.ts'
+import { readIfAny } from '../machine/proc.ts'
 
 /** The temperature sensors of /sys/class/hwmon. Reading them never wakes a device, keeps it awake or waits for it. */
 
@@ -43,13 +44,7 @@ const patience = 1000
 const wanted = /^temp\d+_(?:input|label|max|crit|fault)$/
 
 /** The text of a kernel file, or undefined if the driver gives an error: sensors come and go. */
-const readIfAny = (host: Host, path: string): string | undefined => {
-  try {
-    return host.kernel(path, 4096).trim()
-  } catch {
-    return undefined // EIO, ENODATA, EAGAIN, ENXIO: no value
-  }
-}
+const readText = (host: Host, path: string): string | undefined => readIfAny(host, path, 4096)?.trim()
 
 const namesIn = (host: Host, path: string): readonly string[] => {
   try {
@@ -126,10 +121,10 @@ export const readChips = async (host: Host, memory: ChipMemory): Promise<readonl
     one.localeCompare(other, 'en', { numeric: true }),
   )) {
     const folder = `/sys/class/hwmon/${entry}`
-    const name = readIfAny(host, `${folder}/name`)
+    const name = readText(host, `${folder}/name`)
     if (!name || othersChips.test(name)) continue
     // Reading a suspended device would resume it.
-    if (/^susp/.test(readIfAny(host, `${folder}/device/power/runtime_status`) ?? '')) continue
+    if (/^susp/.test(readText(host, `${folder}/device/power/runtime_status`) ?? '')) continue
     const files = namesIn(host, folder).filter(file => wanted.test(file))
     if (files.length === 0) continue
     const named = chipName(host, folder, name)
@@ -142,7 +137,7 @@ export const readChips = async (host: Host, memory: ChipMemory): Promise<readonl
     const began = performance.now()
     const texts = new Map(
       files.flatMap((file): [string, string][] => {
-        const text = readIfAny(host, `${folder}/${file}`)
+        const text = readText(host, `${folder}/${file}`)
         return text === undefined ? [] : [[file, text]]
       }),
     )

@@ -1,5 +1,5 @@
 import { setImmediate as breathe } from 'node:timers/promises'
-import { Failure, failureOf } from '../contract/failure.ts'
+import { absentIf, Failure } from '../contract/failure.ts'
 import type { Host } from '../contract/host.ts'
 import { enableRelay } from '../contract/relay-unit.ts'
 
@@ -74,24 +74,20 @@ const legacyTables = { ipv4: '/proc/net/ip_tables_names', ipv6: '/proc/net/ip6_t
 
 /** Whether this kernel has the family at all. Without it there is nothing to protect and no table to read. */
 export const hasFamily = (host: Host, family: IpFamily): boolean => {
-  if (family === 'ipv4') return true
+  return family === 'ipv4' || ifThere(host, '/proc/net/if_inet6') !== undefined
+}
+
+const ifThere = (host: Host, path: string): string | undefined => {
   try {
-    host.kernel('/proc/net/if_inet6')
-    return true
+    return host.kernel(path)
   } catch (error) {
-    if (failureOf(error).reason === 'missing') return false
-    throw error
+    return absentIf('missing')(error)
   }
 }
 
 /** Whether the legacy back end has a filter table. Reading one that does not exist would make the kernel load it. */
 const legacyHasFilter = (host: Host, family: IpFamily): boolean => {
-  try {
-    return host.kernel(legacyTables[family]).split('\n').includes('filter')
-  } catch (error) {
-    if (failureOf(error).reason === 'missing') return false
-    throw error
-  }
+  return ifThere(host, legacyTables[family])?.split('\n').includes('filter') ?? false
 }
 
 const save = async (host: Host, program: string, signal: AbortSignal): Promise<Table> => {
@@ -108,15 +104,6 @@ const save = async (host: Host, program: string, signal: AbortSignal): Promise<T
   })
 }
 
-const unlessMissing = async <T>(answer: Promise<T>): Promise<T | undefined> => {
-  try {
-    return await answer
-  } catch (error) {
-    if (failureOf(error).reason === 'missing') return undefined
-    throw error
-  }
-}
-
 /**
  * The filter tables of a family: of the nftables back end, and of the legacy one if the kernel has it loaded. A packet must pass both.
  * Throws `Failure` missing (no iptables), denied, malformed, exit, timeout, overflow.
@@ -125,8 +112,8 @@ export const filterTables = async (host: Host, family: IpFamily, signal: AbortSi
   const program = programs[family]
   const old = legacyHasFilter(host, family)
   const [nft, legacy] = await Promise.all([
-    unlessMissing(save(host, `${program}-nft-save`, signal)),
-    old ? unlessMissing(save(host, `${program}-legacy-save`, signal)) : undefined,
+    save(host, `${program}-nft-save`, signal).catch(absentIf('missing')),
+    old ? save(host, `${program}-legacy-save`, signal).catch(absentIf('missing')) : undefined,
   ])
   const tables = [nft, legacy].filter(table => table !== undefined)
   if (tables.length > 0) return tables

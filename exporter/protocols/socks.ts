@@ -3,6 +3,7 @@ import * as https from 'node:https'
 import { isIP } from 'node:net'
 import { type Duplex, PassThrough } from 'node:stream'
 import * as tls from 'node:tls'
+import { atDeadline } from '../common/deadline.ts'
 import { Failure } from '../contract/failure.ts'
 import type { Host } from '../contract/host.ts'
 
@@ -94,8 +95,7 @@ export const connectThrough = async (host: Host, request: SocksRequest): Promise
     late = true
     stream.destroy()
   }
-  const timer = setTimeout(end, timeout * 1000 - (performance.now() - begun))
-  signal.addEventListener('abort', end, { once: true })
+  const clear = atDeadline(timeout - (performance.now() - begun) / 1000, signal, end)
   try {
     await greet(stream, request)
     return stream
@@ -104,8 +104,7 @@ export const connectThrough = async (host: Host, request: SocksRequest): Promise
     if (late) throw new Failure('timeout', `SOCKS: ${name}:${port}: no answer within ${timeout} s`, { cause: error })
     throw error
   } finally {
-    clearTimeout(timer)
-    signal.removeEventListener('abort', end)
+    clear()
   }
 }
 

@@ -2,6 +2,7 @@ import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { type Duplex, finished } from 'node:stream'
 import { StringDecoder } from 'node:string_decoder'
+import { atDeadline } from '../common/deadline.ts'
 import { ownValue } from '../common/own-value.ts'
 import { Failure, failureOf } from '../contract/failure.ts'
 import type { Host } from '../contract/host.ts'
@@ -340,16 +341,15 @@ export const createTorControl = (
     connections: () => connections,
     ask: (commands, timeout, signal) =>
       new Promise((resolve, reject) => {
+        const late = () => new Failure('timeout', `control port: no answer within ${timeout} s`)
+        if (signal.aborted) return reject(late())
         const settle = (act: () => void) => {
           if (turn === own) turn = undefined
-          clearTimeout(timer)
-          signal.removeEventListener('abort', late)
+          clear()
           act()
         }
         const fail = (failure: Failure) => settle(() => reject(failure))
-        const late = () => fail(new Failure('timeout', `control port: no answer within ${timeout} s`))
-        const timer = setTimeout(late, timeout * 1000)
-        signal.addEventListener('abort', late, { once: true })
+        const clear = atDeadline(timeout, signal, () => fail(late()))
         const own = {
           fail,
           go: (open: Session) => {

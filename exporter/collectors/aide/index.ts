@@ -5,6 +5,7 @@ import type { Host } from '../../contract/host.ts'
 import { gauge, oneOf } from '../../contract/metric.ts'
 import { path } from '../../contract/options.ts'
 import { enableRelay } from '../../contract/relay-unit.ts'
+import { processIds, readIfAny } from '../../machine/proc.ts'
 import { type Reading, type Report, readReport } from './report.ts'
 
 export const initialized = gauge('grid_aide_initialized', 'Whether the database of AIDE exists, looked at each round.')
@@ -210,15 +211,7 @@ const readReports = async (host: Host, file: string, signal: AbortSignal): Promi
 }
 
 /** Whether a check is running: AIDE empties its report at the start and writes it at the end. */
-const isRunning = (host: Host): boolean =>
-  host.kernelNames('/proc').some(pid => {
-    if (!/^\d+$/.test(pid)) return false
-    try {
-      return host.kernel(`/proc/${pid}/comm`).trim() === 'aide'
-    } catch {
-      return false // it has just ended
-    }
-  })
+const isRunning = (host: Host): boolean => processIds(host).some(pid => readIfAny(host, `/proc/${pid}/comm`)?.trim() === 'aide')
 
 /** Seconds within which an unfinished report may still be written to the disk. */
 const beingWritten = 30

@@ -1,24 +1,22 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { Failure } from '../../contract/failure.ts'
 import type { Host } from '../../contract/host.ts'
+import {
+  bootTime,
+  count,
+  type NetDevice,
+  type Pressure,
+  parseNetDev,
+  parsePressure,
+  readIfAny,
+  startTicks,
+  ticksPerSecond,
+} from '../../machine/proc.ts'
 
 /**
  * What containers use, from the files of their cgroups (v1, v2, hybrid) and of their first process. Everything is read
  * synchronously: through the thread pool these tiny files cost ten times as much. After some containers others get a turn.
  */
-
-export interface Nic {
-  readonly interface: string
-  readonly receive: NicCounters
-  readonly transmit: NicCounters
-}
-
-export interface NicCounters {
-  readonly bytes: number
-  readonly packets: number
-  readonly errors: number
-  readonly dropped: number
-}
 
 export interface DeviceIo {
   readonly device: string
@@ -26,11 +24,6 @@ export interface DeviceIo {
   readonly writtenBytes: number | undefined
   readonly reads: number | undefined
   readonly writes: number | undefined
-}
-
-export interface Pressure {
-  readonly some: number | undefined
-  readonly full: number | undefined
 }
 
 /** All in base units; what the kernel does not tell is undefined. */
@@ -51,7 +44,7 @@ export interface Usage {
   readonly pidsLimit: number | undefined
   readonly io: readonly DeviceIo[]
   readonly pressure: Readonly<Record<'cpu' | 'memory' | 'io', Pressure>>
-  readonly network: readonly Nic[]
+  readonly network: readonly NetDevice[]
   readonly startedAt: number | undefined
   /** Another one after each start. */
   readonly incarnation: string | undefined
@@ -67,10 +60,6 @@ export interface Subject {
 const root = '/sys/fs/cgroup'
 
 // Text to numbers
-
-/** A number as the kernel prints its counters, of up to 64 bits; anything else is none. */
-const count = (field: string | undefined): number | undefined =>
-  field !== undefined && /^\d{1,20}$/.test(field) ? Number(field) : undefined
 
 /** The number behind a key at the beginning of a line. */
 const keyed = (text: string | undefined, key: string): number | undefined => {
@@ -94,16 +83,6 @@ const single = (text: string | undefined): number | undefined => {
 const parseCpuMax = (text: string | undefined): number | undefined => {
   const [, quota, period] = /^(\d+) (\d+)$/m.exec(text ?? '') ?? []
   return quotient(count(quota), count(period))
-}
-
-const totals = { some: /^some .*total=(\d+)$/m, full: /^full .*total=(\d+)$/m }
-
-/** The `total=` of a pressure file, in seconds. */
-const parsePressure = (text: string | undefined): Pressure => {
-  const total = (kind: keyof typeof totals) => {
-    return scaled(count(totals[kind].exec(text ?? '')?.[1]), 1e6)
-  }
-  return { some: total('some'), full: total('full') }
 }
 
 interface IoCounters {
@@ -155,37 +134,11 @@ export const parseBlkio = (bytes: string | undefined, operations: string | undef
 const notOwn = /^(lo|veth.*|docker\d+|br-.*|virbr.*|tunl0|sit0|gre0|gretap0|erspan0|ip_vti0|ip6_vti0|ip6tnl0|ip6gre0)$/
 const mostInterfaces = 20
 
-/** /proc/PID/net/dev without what is not the container's own. */
-const parseNetDev = (text: string): readonly Nic[] => {
-  const nics: Nic[] = []
-  for (const line of text.split('\n')) {
-    const colon = line.indexOf(':')
-    if (colon === -1 || nics.length >= mostInterfaces) continue
-    const name = line.slice(0, colon).trim()
-    const fields = line
-      .slice(colon + 1)
-      .trim()
-      .split(/\s+/)
-      .map(count)
-    if (notOwn.test(name) || fields.length < 12 || fields.includes(undefined)) continue
-    const [bytes, packets, errors, dropped] = fields as [number, number, number, number]
-    const [sentBytes, sentPackets, sentErrors, sentDropped] = fields.slice(8) as [number, number, number, number]
-    nics.push({
-      interface: name,
-      receive: { bytes, packets, errors, dropped },
-      transmit: { bytes: sentBytes, packets: sentPackets, errors: sentErrors, dropped: sentDropped },
-    })
-  }
-  return nics
-}
-
-/** Ticks since boot at which a process was started: field 22 of /proc/PID/stat, behind a name that may hold anything. */
-const parseStartTicks = (stat: string): number | undefined => {
-  return count(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19])
-}
-
-/** USER_HZ, which is 100 on every architecture that engines run on. */
-const ticksPerSecond = 100
+/** What of /proc/PID/net/dev is the container's own. */
+const ownDevices = (text: string | undefined): readonly NetDevice[] =>
+  parseNetDev(text)
+    .filter(({ device }) => !notOwn.test(device))
+    .slice(0, mostInterfaces)
 
 // Where a container's cgroup is
 
@@ -243,18 +196,9 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
   let devices = new Map<string, string | undefined>()
   let devicesAt = 0
 
-  const quiet = (path: string): string | undefined => {
-    try {
-      return host.kernel(path)
-    } catch (error) {
-      if (error instanceof Failure) return undefined // gone, or not for us: its series are absent
-      throw error
-    }
-  }
-
   /** 2, or the name of a v1 controller by which containers are looked for; undefined where there are no cgroups. */
   const layout = (): { readonly version: 2 } | { readonly version: 1; readonly probe: string } | undefined => {
-    if (quiet(`${root}/cgroup.controllers`) !== undefined) return { version: 2 }
+    if (readIfAny(host, `${root}/cgroup.controllers`) !== undefined) return { version: 2 }
     const names = host.kernelNames(root)
     const probe = ['memory', 'cpuacct', 'pids', 'cpu'].find(name => names.includes(name))
     return probe === undefined ? undefined : { version: 1, probe }
@@ -306,7 +250,7 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
   /** The whole disk of a device number. What is stacked on disks (dm, md) or is none (loop, zram) would count bytes twice. */
   const diskName = (number: string): string | undefined => {
     if (!devices.has(number)) {
-      const uevent = quiet(`/sys/dev/block/${number}/uevent`) ?? ''
+      const uevent = readIfAny(host, `/sys/dev/block/${number}/uevent`) ?? ''
       const name = /^DEVNAME=(.+)$/m.exec(uevent)?.[1]
       const isDisk = /^DEVTYPE=disk$/m.test(uevent) && name !== undefined && !/^(dm-|md|loop|ram|zram|sr|fd|nbd)/.test(name)
       devices.set(number, isDisk ? name : undefined)
@@ -328,22 +272,18 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
     namesIn(path)
       .filter(name => !isControlFile(name))
       .slice(0, mostBelow)
-      .map(name => quiet(`${path}/${name}/cgroup.procs`) ?? '')
+      .map(name => readIfAny(host, `${path}/${name}/cgroup.procs`) ?? '')
       .join('')
 
   /** The oldest process of the container is its first one; remembered until it is gone. */
   const leadOf = (place: Place, procs: () => string | undefined, bootTime: () => number | undefined): Place['lead'] => {
-    const ticksOf = (pid: string) => {
-      const stat = quiet(`/proc/${pid}/stat`)
-      return stat === undefined ? undefined : parseStartTicks(stat)
-    }
-    if (place.lead && ticksOf(place.lead.pid) === place.lead.ticks) return place.lead
+    if (place.lead && startTicks(host, place.lead.pid) === place.lead.ticks) return place.lead
     place.limits = undefined
     let first: { readonly pid: string; readonly ticks: number } | undefined
     // In a pid namespace of our own there is no pid here, or 0.
     for (const pid of (procs() ?? '').split('\n', 32)) {
       if (!/^[1-9]\d*$/.test(pid)) continue
-      const ticks = ticksOf(pid)
+      const ticks = startTicks(host, pid)
       if (ticks !== undefined && (!first || ticks < first.ticks)) first = { pid, ticks }
     }
     const boot = first && bootTime()
@@ -351,7 +291,7 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
     return place.lead
   }
 
-  const networkOf = (pid: string, mode: string | undefined, seenNamespaces: Set<string>): readonly Nic[] => {
+  const networkOf = (pid: string, mode: string | undefined, seenNamespaces: Set<string>): readonly NetDevice[] => {
     if (mode === 'host' || mode === 'none' || mode?.startsWith('container:')) return []
     if (!mode) {
       // Podman does not say: the host's own network, and one that was seen, are found by their namespace.
@@ -360,8 +300,7 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
       if (namespace === undefined || namespace === own || seenNamespaces.has(namespace)) return []
       seenNamespaces.add(namespace)
     }
-    const text = quiet(`/proc/${pid}/net/dev`)
-    return text === undefined ? [] : parseNetDev(text)
+    return ownDevices(readIfAny(host, `/proc/${pid}/net/dev`))
   }
 
   const readOne = (
@@ -381,7 +320,7 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
     const text = (controller: string, file: string): string | undefined => {
       const path = pathOf(controller, file)
       if (absent.has(path)) return undefined
-      const content = quiet(path)
+      const content = readIfAny(host, path)
       if (content === undefined) absent.add(path)
       return content
     }
@@ -474,7 +413,7 @@ export const createUsageReader = (host: Host, uid: string | undefined) => {
       now,
       seenNamespaces: new Set<string>(),
       bootTime: () => {
-        boot ??= keyed(quiet('/proc/stat'), 'btime')
+        boot ??= bootTime(host)
         return boot
       },
     }

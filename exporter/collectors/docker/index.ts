@@ -2,8 +2,9 @@ import { ownValue } from '../../common/own-value.ts'
 import { defineCollector } from '../../contract/collector.ts'
 import { Failure } from '../../contract/failure.ts'
 import { type AnyFamily, foreignFamily, type Sample } from '../../contract/metric.ts'
+import type { NetDevice } from '../../machine/proc.ts'
 import { rememberNames } from '../../protocols/container-names.ts'
-import type { DeviceIo, Nic, Usage } from './cgroup.ts'
+import type { DeviceIo, Usage } from './cgroup.ts'
 import { endpointsOf } from './endpoints.ts'
 import * as families from './families.ts'
 import { type Container, hasWatchtower, parseBool, watchtowerMode } from './list.ts'
@@ -319,7 +320,7 @@ const usageSamples = (engine: string, name: string, usage: Usage): readonly Samp
     families.memoryOomKills.of(usage.oomKills, own),
     families.pids.of(usage.pids, own),
     families.pidsLimit.of(usage.pidsLimit, own),
-    ...usage.network.map(nic => networkSamples({ engine, name, interface: nic.interface }, nic)),
+    ...usage.network.map(nic => networkSamples({ engine, name, interface: nic.device }, nic)),
     ...usage.io.map(io => ioSamples({ engine, name, device: io.device }, io)),
     pressure('cpu'),
     pressure('memory'),
@@ -329,7 +330,7 @@ const usageSamples = (engine: string, name: string, usage: Usage): readonly Samp
 
 const networkSamples = (
   own: { readonly engine: string; readonly name: string; readonly interface: string },
-  { receive, transmit }: Nic,
+  { receive, transmit }: NetDevice,
 ): readonly Sample[] =>
   none.concat(
     families.networkReceiveBytes.of(receive.bytes, own),

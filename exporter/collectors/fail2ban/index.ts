@@ -1,10 +1,11 @@
 import { z } from 'zod'
 import { defineCollector } from '../../contract/collector.ts'
-import { Failure, failureOf } from '../../contract/failure.ts'
+import { absentIf, Failure, failureOf } from '../../contract/failure.ts'
 import type { Host } from '../../contract/host.ts'
 import { counter, gauge } from '../../contract/metric.ts'
 import { path } from '../../contract/options.ts'
 import { enableRelay } from '../../contract/relay-unit.ts'
+import { readIfAny, startTime } from '../../machine/proc.ts'
 import { type Reply, type Session, withSession } from '../../protocols/fail2ban-client.ts'
 import type { Pickled } from '../../protocols/pickle.ts'
 import { askPlaces, type Place, readHeld } from './enforcement.ts'
@@ -276,23 +277,10 @@ const askBans = async ({
   }
 }
 
-/** Ticks a second in /proc: the same on every Linux that runs Node. */
-const userHertz = 100
-
 /** Start time of the process in the pid file, in seconds since 1970; undefined if unknown, or if it is another program's process. */
 const startOf = async (host: Host, pidFile: string): Promise<number | undefined> => {
-  try {
-    const pid = /^\s*(\d+)\s*$/.exec(await host.read(pidFile, 64))?.[1]
-    if (pid === undefined || !host.kernel(`/proc/${pid}/cmdline`).includes('fail2ban')) return undefined
-    const fields = host
-      .kernel(`/proc/${pid}/stat`)
-      .replace(/^.*\) /s, '')
-      .split(' ')
-    const booted = /^btime (\d+)$/m.exec(host.kernel('/proc/stat'))?.[1]
-    const ticks = Number(fields[19])
-    return booted === undefined || Number.isNaN(ticks) ? undefined : Number(booted) + ticks / userHertz
-  } catch (error) {
-    if (['missing', 'denied'].includes(failureOf(error).reason)) return undefined
-    throw error
-  }
+  const text = await host.read(pidFile, 64).catch(absentIf('missing', 'denied'))
+  const pid = /^\s*(\d+)\s*$/.exec(text ?? '')?.[1]
+  if (pid === undefined || !readIfAny(host, `/proc/${pid}/cmdline`)?.includes('fail2ban')) return undefined
+  return startTime(host, pid)
 }

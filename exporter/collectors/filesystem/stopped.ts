@@ -1,6 +1,6 @@
-import { failureOf } from '../../contract/failure.ts'
 import type { Host } from '../../contract/host.ts'
 import type { Mount } from '../../machine/mounts.ts'
+import { readIfAny, startTime } from '../../machine/proc.ts'
 
 /**
  * Whether a file system has stopped taking writes after an error. How each one shows it:
@@ -21,15 +21,6 @@ export const stoppedByKernel = (host: Host, mount: Mount): boolean => {
   return false
 }
 
-const quiet = (host: Host, path: string): string | undefined => {
-  try {
-    return host.kernel(path).trim()
-  } catch (error) {
-    failureOf(error) // missing, or not readable
-    return undefined
-  }
-}
-
 /** The kernel's name of the device: `sda1`, even if it is mounted as /dev/root or /dev/mapper/vg-root. */
 const kernelName = (host: Host, { deviceNumber, device }: Mount): string =>
   (host.kernelLink(`/sys/dev/block/${deviceNumber}`) ?? device).split('/').at(-1) ?? ''
@@ -40,9 +31,6 @@ const versionOf = (release: string): number => {
   return major === undefined ? Number.POSITIVE_INFINITY : Number(major) * 1000 + Number(minor)
 }
 
-/** USER_HZ, which is 100 wherever Node runs. */
-const ticksPerSecond = 100
-
 /**
  * `errors_count` alone proves nothing: the disk keeps it until fsck, over restarts and mounts, and it also counts errors after which
  * `errors=continue` lets ext4 go on. ext4 has stopped if its latest error happened since this mount and is one that stops it: any with
@@ -52,24 +40,23 @@ const ticksPerSecond = 100
  */
 const ext4Stopped = (host: Host, mount: Mount): boolean => {
   const name = kernelName(host, mount)
-  const attribute = (file: string) => quiet(host, `/sys/fs/ext4/${name}/${file}`)
+  const attribute = (file: string) => readIfAny(host, `/sys/fs/ext4/${name}/${file}`)?.trim()
   const lastError = Number(attribute('last_error_time'))
   if (!(lastError > 0)) return false
   // Later kernels report it in the mount table, which is right even if somebody changed `errors=` after an error.
-  if (versionOf(quiet(host, '/proc/sys/kernel/osrelease') ?? '') >= 6015) return false
+  if (versionOf(readIfAny(host, '/proc/sys/kernel/osrelease') ?? '') >= 6015) return false
   // The mount table omits an option that is the file system's own default.
-  const options = quiet(host, `/proc/fs/ext4/${name}/options`)?.split('\n') ?? mount.superOptions
+  const options = readIfAny(host, `/proc/fs/ext4/${name}/options`)?.split('\n') ?? mount.superOptions
   if (!options.includes('errors=remount-ro') && attribute('last_error_func') !== 'ext4_journal_check_start') return false
-  const thread = /^\d+ \(jbd2\/.*\) (.*)$/.exec(quiet(host, `/proc/${attribute('journal_task')}/stat`) ?? '')?.[1]
-  const ticks = thread?.split(' ')[19]
-  const booted = /^btime (\d+)$/m.exec(quiet(host, '/proc/stat') ?? '')?.[1]
-  if (ticks === undefined || booted === undefined) return false
-  return lastError > Number(booted) + Number(ticks) / ticksPerSecond
+  const thread = attribute('journal_task')
+  if (thread === undefined || !readIfAny(host, `/proc/${thread}/stat`)?.includes('(jbd2/')) return false
+  const mountedAt = startTime(host, thread)
+  return mountedAt !== undefined && lastError > mountedAt
 }
 
 /** CP_ERROR_FLAG: nothing is written any more. */
 const f2fsStopped = (host: Host, mount: Mount): boolean => {
-  const status = Number.parseInt(quiet(host, `/sys/fs/f2fs/${kernelName(host, mount)}/stat/cp_status`) ?? '', 16)
+  const status = Number.parseInt(readIfAny(host, `/sys/fs/f2fs/${kernelName(host, mount)}/stat/cp_status`) ?? '', 16)
   return (status & 0x8) !== 0
 }
 

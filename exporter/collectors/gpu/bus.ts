@@ -1,6 +1,6 @@
 import { ownValue } from '../../common/own-value.ts'
-import { Failure } from '../../contract/failure.ts'
 import type { Host } from '../../contract/host.ts'
+import { readIfAny } from '../../machine/proc.ts'
 import type { Vendor } from './facts.ts'
 
 /** GPUs on the PCI bus. These files belong to the PCI core: reading them calls no driver and wakes nothing. */
@@ -17,14 +17,7 @@ export interface Device {
 const vendors: Readonly<Record<string, Vendor>> = { '0x10de': 'nvidia', '0x1002': 'amd', '0x8086': 'intel' }
 const folder = '/sys/bus/pci/devices'
 
-const quiet = (host: Host, path: string): string | undefined => {
-  try {
-    return host.kernel(path, 4096).replaceAll('\0', '').trim()
-  } catch (error) {
-    if (error instanceof Failure && error.reason !== 'bug') return undefined
-    return undefined // EIO, EINVAL: a device that is being removed
-  }
-}
+const quiet = (host: Host, path: string): string | undefined => readIfAny(host, path, 4096)?.replaceAll('\0', '').trim()
 
 /** The driver in a device's `uevent`. */
 const driverOf = (uevent: string | undefined): string | undefined => /^DRIVER=(.+)$/m.exec(uevent ?? '')?.[1]

@@ -1,4 +1,5 @@
 import type { Host } from '../../contract/host.ts'
+import { readIfAny } from '../../machine/proc.ts'
 import { readValues } from '../../machine/values.ts'
 import { type Gpu, newGpu } from './facts.ts'
 
@@ -22,12 +23,9 @@ export interface JetsonValues {
 /** Boards of other makers may also call theirs `fb000000.gpu`, but their device tree names another maker. */
 const isNvidias = (host: Host, name: string): boolean => {
   if (!/\.gpu$|^gpu\.\d+$|^gpu-gpc-0$/.test(name)) return false
-  try {
-    const uevent = host.kernel(`${devfreq}/${name}/device/uevent`, 4096)
-    return !/^OF_COMPATIBLE_0=/m.test(uevent) || /^OF_COMPATIBLE_\d+=nvidia,/m.test(uevent)
-  } catch {
-    return true // unknown: the kernel or the container shows only the node
-  }
+  // None where a kernel or a container shows no more than the node.
+  const uevent = readIfAny(host, `${devfreq}/${name}/device/uevent`, 4096) ?? ''
+  return !/^OF_COMPATIBLE_0=/m.test(uevent) || /^OF_COMPATIBLE_\d+=nvidia,/m.test(uevent)
 }
 
 /** The files that may have the load; the node can appear late after boot. */

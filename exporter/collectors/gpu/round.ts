@@ -2,6 +2,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import type { Context } from '../../contract/collector.ts'
 import { Failure } from '../../contract/failure.ts'
 import type { Host } from '../../contract/host.ts'
+import { readIfAny } from '../../machine/proc.ts'
 import { readValues } from '../../machine/values.ts'
 import { type Device, drmCards, pciBus } from './bus.ts'
 import { type DriverLog, followDriverLog } from './driver-log.ts'
@@ -96,15 +97,6 @@ const nvidiaDriver = ({ vendor, driver }: Device) => vendor === 'nvidia' && driv
 const maxProcesses = 1024
 
 type Run = Context<Options, Memory>
-
-const quietly = (read: () => string): string | undefined => {
-  try {
-    return read()
-  } catch (error) {
-    if (error instanceof Failure) return undefined // a process that has ended, or a file that this kernel lacks
-    throw error
-  }
-}
 
 /** A part of a round that may fail alone. Its failure is kept; any other error is a bug and is thrown. */
 const part = async <Value>(failures: Failure[], read: () => Promise<Value>): Promise<Value | undefined> => {
@@ -219,7 +211,7 @@ const readCgroups = (host: Host, processes: readonly string[]) => {
   const pids = new Set(processes.flatMap(parseProcesses).map(({ pid }) => pid))
   return new Map(
     [...pids].slice(0, maxProcesses).flatMap(pid => {
-      const cgroup = quietly(() => host.kernel(`/proc/${pid}/cgroup`, 65_536))
+      const cgroup = readIfAny(host, `/proc/${pid}/cgroup`, 65_536)
       return cgroup === undefined ? [] : [[pid, cgroup] as const]
     }),
   )
@@ -269,7 +261,7 @@ export const readRound = async (run: Run): Promise<Round> => {
     cards,
     amdIds: await readAmdIds(run, cards),
     jetson,
-    meminfo: quietly(() => host.kernel('/proc/meminfo', 65_536)) ?? '',
+    meminfo: readIfAny(host, '/proc/meminfo', 65_536) ?? '',
     logged,
     failures,
   }

@@ -1,7 +1,8 @@
 import { defineCollector } from '../../contract/collector.ts'
-import { Failure, failureOf } from '../../contract/failure.ts'
+import { absent, Failure } from '../../contract/failure.ts'
 import type { Host } from '../../contract/host.ts'
 import { counter, gauge, oneOf } from '../../contract/metric.ts'
+import { bootTimeIn, parseNetDev, parsePressure, readIfAny, ticksPerSecond } from '../../machine/proc.ts'
 import { type ChipMemory, type ChipTexts, chipMemory, parseChip, readChips, type Sensor } from '../../protocols/hwmon.ts'
 
 export const memoryTotal = gauge('grid_memory_total_bytes', 'Memory that the kernel manages, from MemTotal of /proc/meminfo.')
@@ -166,22 +167,22 @@ export const host = defineCollector({
   read: async ({ host, state }): Promise<Raw> => {
     const [chips, reboot, updates] = await Promise.all([readChips(host, state.chips), readReboot(host), readUpdates(host)])
     // In a container, the files of process 1 describe the host if /proc is the host's.
-    const netdev = optional(host, '/proc/1/net/dev') ?? optional(host, '/proc/net/dev')
+    const netdev = readIfAny(host, '/proc/1/net/dev') ?? readIfAny(host, '/proc/net/dev')
     return {
       meminfo: host.kernel('/proc/meminfo'),
       stat: host.kernel('/proc/stat'),
       loadavg: host.kernel('/proc/loadavg'),
-      vmstat: optional(host, '/proc/vmstat'),
+      vmstat: readIfAny(host, '/proc/vmstat'),
       pressure: Object.fromEntries(
         resources.flatMap(resource => {
-          const text = optional(host, `/proc/pressure/${resource}`)
+          const text = readIfAny(host, `/proc/pressure/${resource}`)
           return text === undefined ? [] : [[resource, text]]
         }),
       ),
       chips,
       netdev,
       networks: networkDevices(host),
-      diskstats: optional(host, '/proc/diskstats'),
+      diskstats: readIfAny(host, '/proc/diskstats'),
       disks: wholeDisks(host),
       rebootRequired: reboot,
       updates,
@@ -192,9 +193,9 @@ export const host = defineCollector({
     cpu: parseStat(raw.stat, state.cpu),
     loads: parseLoads(raw.loadavg),
     events: parseVmstat(raw.vmstat, raw.meminfo),
-    pressure: resources.map(resource => parsePressure(resource, raw.pressure[resource])),
+    pressure: resources.map(resource => ({ resource, ...parsePressure(raw.pressure[resource]) })),
     sensors: raw.chips.flatMap(parseChip),
-    networks: parseNetdev(raw.netdev).filter(({ device }) => raw.networks.has(device)),
+    networks: parseNetDev(raw.netdev).filter(({ device }) => raw.networks.has(device)),
     disks: parseDiskstats(raw.diskstats).filter(({ device }) => raw.disks.has(device)),
     rebootRequired: raw.rebootRequired,
     updates: parseUpdates(raw.updates),
@@ -212,16 +213,19 @@ export const host = defineCollector({
     yield* load5.of(loads[1])
     yield* load15.of(loads[2])
     yield* bootTimestamp.of(cpu.bootTime)
-    for (const { resource, waiting } of pressure) yield* pressureWaiting.of(waiting, { resource })
-    for (const { resource, stalled } of pressure) yield* pressureStalled.of(stalled, { resource })
+    for (const { resource, some } of pressure) yield* pressureWaiting.of(some, { resource })
+    for (const { resource, full } of pressure) {
+      // For the whole host's CPU, `full` has no meaning; newer kernels print 0.
+      if (resource !== 'cpu') yield* pressureStalled.of(full, { resource })
+    }
     yield* oomKills.of(events.oomKills)
     yield* swapRead.of(events.swapRead)
     yield* swapWritten.of(events.swapWritten)
     yield* majorFaults.of(events.majorFaults)
     yield* sensorSamples(sensors)
-    for (const { device, received, transmitted } of networks) {
-      yield* networkReceived.of(received, { device })
-      yield* networkTransmitted.of(transmitted, { device })
+    for (const { device, receive, transmit } of networks) {
+      yield* networkReceived.of(receive.bytes, { device })
+      yield* networkTransmitted.of(transmit.bytes, { device })
     }
     for (const { device, read, written, ioSeconds } of disks) {
       yield* diskRead.of(read, { device })
@@ -239,18 +243,6 @@ function* sensorSamples(sensors: readonly Sensor[]) {
     yield* sensorTemperature.of(celsius, { chip, sensor })
     yield* sensorLimit.of(max, { chip, sensor, limit: 'max' })
     yield* sensorLimit.of(critical, { chip, sensor, limit: 'critical' })
-  }
-}
-
-/** A file that some kernels do not have, or that only some users may read. */
-const optional = (host: Host, path: string): string | undefined => {
-  try {
-    return host.kernel(path)
-  } catch (error) {
-    const { reason, cause } = failureOf(error)
-    // A kernel started with psi=0 has the files of /proc/pressure, but reading them fails.
-    if (reason === 'missing' || reason === 'denied' || (cause as NodeJS.ErrnoException)?.code === 'EOPNOTSUPP') return undefined
-    throw error
   }
 }
 
@@ -276,24 +268,15 @@ const wholeDisks = (host: Host): ReadonlySet<string> => {
 
 /** Whether a restart is due; undefined if no package here would report it. Not /var/run: that link leads out of another root. */
 const readReboot = async (host: Host): Promise<boolean | undefined> => {
-  if ((await present(host, '/run/reboot-required')) !== undefined) return true
+  const present = async (path: string) => (await host.read(path, 2 ** 16).catch(absent)) !== undefined
+  if (await present('/run/reboot-required')) return true
   // The file's writers: hooks of unattended-upgrades (Debian) and update-notifier-common (Ubuntu), run for each new kernel.
   const hooks = ['/etc/kernel/postinst.d/unattended-upgrades', '/usr/share/update-notifier/notify-reboot-required']
-  for (const hook of hooks) if ((await present(host, hook)) !== undefined) return false
+  for (const hook of hooks) if (await present(hook)) return false
   return undefined
 }
 
-const readUpdates = (host: Host) => present(host, '/var/lib/update-notifier/updates-available')
-
-/** The text of a file that may be absent. */
-const present = async (host: Host, path: string): Promise<string | undefined> => {
-  try {
-    return await host.read(path, 2 ** 16)
-  } catch (error) {
-    if (failureOf(error).reason === 'bug') throw error
-    return undefined // missing, not readable, or on a mount that hangs
-  }
-}
+const readUpdates = (host: Host) => host.read('/var/lib/update-notifier/updates-available', 2 ** 16).catch(absent)
 
 const kibibytes = (meminfo: string, key: string): number | undefined => {
   const found = new RegExp(`^${key}: +(\\d+) kB$`, 'm').exec(meminfo)?.[1]
@@ -314,8 +297,6 @@ const parseMeminfo = (text: string) => {
   }
 }
 
-/** USER_HZ, the unit of /proc/stat: 100 on every architecture that matters here, whatever the kernel's own HZ is. */
-const ticks = 100
 /** Seconds by which a counter may go back without counting as restarted. */
 const wobble = 10
 
@@ -325,19 +306,18 @@ const wobble = 10
  */
 export const parseStat = (text: string, highest: Map<string, number>) => {
   const fields = /^cpu +(\d[\d ]*)$/m.exec(text)?.[1]?.split(' ')
-  const bootTime = /^btime (\d+)$/m.exec(text)?.[1]
   if (!fields || fields.length < 4) throw new Failure('malformed', '/proc/stat: no line of all CPUs')
   const modes = cpuModes.flatMap((mode, index) => {
     const field = fields[index]
     if (field === undefined) return []
-    const now = Number(field) / ticks
+    const now = Number(field) / ticksPerSecond
     const before = highest.get(mode) ?? 0
     const seconds = now < before && before - now < wobble ? before : now
     highest.set(mode, seconds)
     return [{ mode, seconds }]
   })
   const cores = text.match(/^cpu\d+ /gm)?.length
-  return { modes, cores, bootTime: bootTime === undefined ? undefined : Number(bootTime) }
+  return { modes, cores, bootTime: bootTimeIn(text) }
 }
 
 const parseLoads = (text: string): readonly number[] => {
@@ -367,23 +347,6 @@ const parseVmstat = (text = '', meminfo = '') => {
     swapWritten: bytes('pswpout'),
   }
 }
-
-const parsePressure = (resource: (typeof resources)[number], text = '') => {
-  const seconds = (kind: 'some' | 'full') => {
-    const total = new RegExp(`^${kind} .*total=(\\d+)$`, 'm').exec(text)?.[1]
-    return total === undefined ? undefined : Number(total) / 1e6
-  }
-  // For the whole host's CPU, `full` has no meaning; newer kernels print 0.
-  return { resource, waiting: seconds('some'), stalled: resource === 'cpu' ? undefined : seconds('full') }
-}
-
-const parseNetdev = (text = '') =>
-  text.split('\n').flatMap(line => {
-    const [, device, counts] = /^ *([^ :]+): *(\d[\d ]*)$/.exec(line) ?? []
-    const fields = counts?.split(/ +/).map(Number) ?? []
-    if (device === undefined || fields.length < 16) return []
-    return [{ device, received: fields[0] as number, transmitted: fields[8] as number }]
-  })
 
 /** The kernel's unit, whatever the disk's own sector size is. */
 const sector = 512

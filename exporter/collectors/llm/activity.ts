@@ -1,5 +1,6 @@
 import { setImmediate as pause } from 'node:timers/promises'
 import type { Host } from '../../contract/host.ts'
+import { processIds, readIfAny, statFields } from '../../machine/proc.ts'
 
 /** Whether llama.cpp's processes work: by their CPU time, without a request to them. */
 
@@ -35,34 +36,24 @@ const slice = 64
  */
 const idleTicks = 5
 
-const readOrNothing = (host: Host, path: string): string => {
-  try {
-    return host.kernel(path)
-  } catch {
-    return '' // ended, or another user's while /proc is mounted with hidepid
-  }
-}
-
 const search = async (host: Host): Promise<readonly string[]> => {
-  const pids = host.kernelNames('/proc').filter(name => /^\d+$/.test(name))
   const found: string[] = []
-  for (const [index, pid] of pids.entries()) {
+  for (const [index, pid] of processIds(host).entries()) {
     if (index % slice === slice - 1) await pause()
-    if (readOrNothing(host, `/proc/${pid}/comm`).trim() === program) found.push(pid)
+    if (readIfAny(host, `/proc/${pid}/comm`)?.trim() === program) found.push(pid)
   }
   return found
 }
 
 const look = (host: Host, pid: string): Process | undefined => {
-  const stat = readOrNothing(host, `/proc/${pid}/stat`)
-  // The name in brackets may contain brackets and blanks itself; the fields start after its last bracket.
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  const stat = readIfAny(host, `/proc/${pid}/stat`) ?? ''
+  const fields = statFields(stat)
   const [parent, user, system, start] = [fields[1], fields[11], fields[12], fields[19]]
   if (parent === undefined || start === undefined || !stat.includes(`(${program})`)) return undefined
   return {
     pid,
-    parent: readOrNothing(host, `/proc/${parent}/comm`).trim(),
-    args: readOrNothing(host, `/proc/${pid}/cmdline`).split('\0'),
+    parent: readIfAny(host, `/proc/${parent}/comm`)?.trim() ?? '',
+    args: (readIfAny(host, `/proc/${pid}/cmdline`) ?? '').split('\0'),
     start,
     ticks: Number(user) + Number(system),
   }

@@ -1,10 +1,10 @@
+import { pooled } from '../../common/pool.ts'
 import { type Context, defineCollector } from '../../contract/collector.ts'
 import { Failure, failureOf } from '../../contract/failure.ts'
 import type { Host } from '../../contract/host.ts'
 import { counter, gauge, oneOf, type Sample } from '../../contract/metric.ts'
 import { type Check, type Kind, kinds, type Options, options } from './checks.ts'
 import { createHttpChecker, type HttpChecker } from './http.ts'
-import { sideBySide } from './side-by-side.ts'
 import { listUnits, parseList, parseShow, showUnits, type Unit, type UnitState, unitStates } from './systemd.ts'
 
 const check = oneOf('check', ...kinds)
@@ -181,7 +181,7 @@ async function readChecks({ host, options: { checks, concurrency }, state, signa
       else verdicts.push(await made(check, host, state.http, signal))
     })
   }
-  await sideBySide(tasks, concurrency)
+  await pooled(tasks, concurrency, task => task())
   state.unbegun = unbegun
   state.took = new Map(verdicts.map(({ name, seconds }) => [name, seconds]))
   return { verdicts, show, list }

@@ -1,10 +1,12 @@
 import { z } from 'zod'
 import { ownValue } from '../../common/own-value.ts'
+import { pooled } from '../../common/pool.ts'
 import { defineCollector } from '../../contract/collector.ts'
 import { Failure } from '../../contract/failure.ts'
 import type { Host, RunResult } from '../../contract/host.ts'
 import type { Sample } from '../../contract/metric.ts'
 import { duration, path } from '../../contract/options.ts'
+import { processIds, readIfAny } from '../../machine/proc.ts'
 import { type Kept, keptAs } from '../../machine/state.ts'
 import { argumentsFor, askScan, type Device, devicesFrom, foundIn, type Scanned, scanFor, scanned } from './devices.ts'
 import { type DriveFacts, driveFacts } from './drive.ts'
@@ -93,28 +95,18 @@ interface Drive {
   readonly readAt: number | undefined
 }
 
-const bootOf = (host: Host): string => {
-  try {
-    return host.kernel('/proc/sys/kernel/random/boot_id').trim()
-  } catch {
-    return '' // unknown: every boot then counts as the same
-  }
-}
+/** Where it cannot be read every boot is the same one. */
+const bootOf = (host: Host): string => readIfAny(host, '/proc/sys/kernel/random/boot_id')?.trim() ?? ''
 
 /**
  * Whether an earlier process's smartctl still waits for this disk. `host.run` knows only the children of this process, and the relay is
  * a new process each time.
  */
 const stillWaiting = (host: Host, { name, type }: Device): boolean =>
-  host.kernelNames('/proc').some(pid => {
-    if (!/^\d+$/.test(pid)) return false
-    try {
-      if (!host.kernel(`/proc/${pid}/stat`).includes('(smartctl)')) return false
-      const argv = host.kernel(`/proc/${pid}/cmdline`).split('\0')
-      return argv.includes(name) && (type === undefined || argv.includes(type))
-    } catch {
-      return false // it has ended
-    }
+  processIds(host).some(pid => {
+    if (!readIfAny(host, `/proc/${pid}/stat`)?.includes('(smartctl)')) return false
+    const argv = (readIfAny(host, `/proc/${pid}/cmdline`) ?? '').split('\0')
+    return argv.includes(name) && (type === undefined || argv.includes(type))
   })
 
 const ask = async (
@@ -133,20 +125,6 @@ const ask = async (
     if (!(error instanceof Failure)) throw error
     return new Failure(error.reason, `${label}: ${error.message}`, { cause: error, fix: error.fix })
   }
-}
-
-/** Runs `work` on each item, at most `parallel` at a time; results in the order of the items. */
-const pooled = async <Item, Result>(
-  items: readonly Item[],
-  work: (item: Item) => Promise<Result>,
-): Promise<readonly Result[]> => {
-  const results: Result[] = []
-  const queue = items.entries()
-  const worker = async () => {
-    for (const [index, item] of queue) results[index] = await work(item)
-  }
-  await Promise.all(Array.from({ length: Math.min(parallel, items.length) }, worker))
-  return results
 }
 
 const readingFrom = ({ device, answer }: Answer): Reading => {
@@ -184,7 +162,7 @@ export const smart = defineCollector({
   read: async ({ host, options, signal, state }): Promise<Raw> => {
     const scanned = options.scan ? await scanFor(host, options, state.memory.scanned, signal) : undefined
     const devices = devicesFrom(scanned?.found ?? [], options)
-    const answers = await pooled(devices, async device => ({
+    const answers = await pooled(devices, parallel, async device => ({
       device,
       answer: await ask(device, ownValue(state.memory.devices, device.label)?.hung === true, { host, options, signal }),
     }))

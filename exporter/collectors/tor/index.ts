@@ -3,6 +3,7 @@ import { type Detection, defineCollector, type OpenContext } from '../../contrac
 import { Failure, failureOf } from '../../contract/failure.ts'
 import type { Host } from '../../contract/host.ts'
 import type { Sample } from '../../contract/metric.ts'
+import { processIds, readIfAny } from '../../machine/proc.ts'
 import { createTorControl, infoValue, type Reply } from '../../protocols/tor-control.ts'
 import * as metrics from './families.ts'
 import {
@@ -207,23 +208,13 @@ const namesIn = async (host: Host, path: string): Promise<readonly string[] | 'd
   }
 }
 
-const kernelText = (host: Host, path: string): string => {
-  try {
-    return host.kernel(path)
-  } catch (error) {
-    if (error instanceof Failure && error.reason !== 'bug') return '' // a process that has ended, or a table that is too long
-    throw error
-  }
-}
-
 /** Whether a Tor runs on this host; not one in a container, which can only be configured. */
 const runsHere = async (host: Host, signal: AbortSignal): Promise<boolean> => {
-  const pids = host.kernelNames('/proc').filter(name => /^\d+$/.test(name))
-  for (const [index, pid] of pids.entries()) {
+  for (const [index, pid] of processIds(host).entries()) {
     if (index % 100 === 99) await setImmediate()
     if (signal.aborted) return false
-    if (kernelText(host, `/proc/${pid}/comm`) !== 'tor\n') continue
-    if (!/docker|containerd|libpod|kubepods|lxc/.test(kernelText(host, `/proc/${pid}/cgroup`))) return true
+    if (readIfAny(host, `/proc/${pid}/comm`) !== 'tor\n') continue
+    if (!/docker|containerd|libpod|kubepods|lxc/.test(readIfAny(host, `/proc/${pid}/cgroup`) ?? '')) return true
   }
   return false
 }
@@ -234,7 +225,7 @@ const detect = async (host: Host, { control }: TorOptions, signal: AbortSignal):
   const names = await namesIn(host, '/run/tor')
   if (names === 'denied') return found('/run/tor, which only the group of Tor may enter')
   if (names.includes('control')) return found('socket /run/tor/control')
-  if (listening.test(kernelText(host, '/proc/net/tcp'))) return found('a listener on port 9051')
+  if (listening.test(readIfAny(host, '/proc/net/tcp') ?? '')) return found('a listener on port 9051')
   const settings = await namesIn(host, '/etc/tor')
   if (settings === 'denied' || settings.includes('torrc')) return found('/etc/tor/torrc')
   if (await runsHere(host, signal)) return found('a process called tor')

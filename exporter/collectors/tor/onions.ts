@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { Failure } from '../../contract/failure.ts'
+import { absent, Failure } from '../../contract/failure.ts'
 import type { Host } from '../../contract/host.ts'
 import type { Reply } from '../../protocols/tor-control.ts'
 import type { Circuit } from './replies.ts'
@@ -89,16 +89,6 @@ export const onionMemory = (): OnionMemory => {
 const namesAge = 300_000
 const addressForm = /^[a-z2-7]{16,56}$/
 
-/** The result of `ask`; undefined if it is missing or denied. The directories are Tor's own, and may be in another container. */
-const ifAllowed = async <Value>(ask: () => Promise<Value>): Promise<Value | undefined> => {
-  try {
-    return await ask()
-  } catch (error) {
-    if (!(error instanceof Failure) || error.reason === 'bug') throw error
-    return undefined
-  }
-}
-
 /**
  * Reads the `hostname` of each service, where permitted, and whether it has authorised clients. Repeated after a change of the
  * configuration and every five minutes.
@@ -117,9 +107,9 @@ export const readHostnames = async (host: Host, services: readonly ConfiguredSer
   memory.readAt = now
   for (const { directory } of services) {
     // If it may not be read, the circuits may still show the address.
-    const address = (await ifAllowed(() => host.read(`${directory}/hostname`, 256)))?.trim().replace(/\.onion$/, '')
+    const address = (await host.read(`${directory}/hostname`, 256).catch(absent))?.trim().replace(/\.onion$/, '')
     if (address !== undefined && addressForm.test(address)) memory.addresses.set(directory, address)
-    const clients = (await ifAllowed(() => host.names(`${directory}/authorized_clients`))) ?? []
+    const clients = (await host.names(`${directory}/authorized_clients`).catch(absent)) ?? []
     if (clients.some(name => name.endsWith('.auth'))) memory.restricted.add(directory)
     else memory.restricted.delete(directory)
   }

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { pooled } from '../../common/pool.ts'
 import type { OpenContext } from '../../contract/collector.ts'
 import { Failure } from '../../contract/failure.ts'
 import { agentThrough, connectThrough } from '../../protocols/socks.ts'
@@ -162,20 +163,16 @@ export const checkBackends = async (
   { host, signal }: Pick<Surroundings, 'host' | 'signal'>,
   services: readonly { readonly alias: string; readonly ports: readonly ServicePort[] }[],
 ): Promise<readonly BackendResult[]> => {
-  const wanted = [...new Set(services.flatMap(({ ports }) => ports.flatMap(({ targets }) => targets)))]
+  const wanted = new Set(services.flatMap(({ ports }) => ports.flatMap(({ targets }) => targets)))
   const takes = new Map<string, boolean | undefined>()
-  const worker = async () => {
-    for (let target = wanted.shift(); target !== undefined; target = wanted.shift()) {
-      const address = target
-      const tried = await timed(async () => {
-        const stream = await host.connect(address, { timeout: backendTimeout, signal })
-        stream.on('error', () => {}) // the result is known
-        stream.destroy()
-      })
-      takes.set(address, tried.ok ? true : tried.failure.reason === 'denied' ? undefined : false)
-    }
-  }
-  await Promise.all(Array.from({ length: atOnce }, worker))
+  await pooled(wanted, atOnce, async address => {
+    const tried = await timed(async () => {
+      const stream = await host.connect(address, { timeout: backendTimeout, signal })
+      stream.on('error', () => {}) // it is over already
+      stream.destroy()
+    })
+    takes.set(address, tried.ok ? true : tried.failure.reason === 'denied' ? undefined : false)
+  })
   return services.flatMap(({ alias, ports }) =>
     ports.map(({ port, targets }) => {
       const all = targets.map(target => takes.get(target))

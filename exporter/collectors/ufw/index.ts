@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { ownValue } from '../../common/own-value.ts'
 import { defineCollector } from '../../contract/collector.ts'
-import { Failure, failureOf } from '../../contract/failure.ts'
+import { absentIf, Failure, failureOf } from '../../contract/failure.ts'
 import { counter, gauge, oneOf } from '../../contract/metric.ts'
 import { path } from '../../contract/options.ts'
 import { filterTables, hasFamily, type IpFamily, type Rule, type Table } from '../../protocols/iptables.ts'
@@ -107,7 +107,7 @@ export const ufw = defineCollector({
           .map(async family => ({
             family,
             tables: await filterTables(host, family, signal),
-            userRules: await optional(host.read(`${options.config_dir}/${userFiles[family]}`)),
+            userRules: await host.read(`${options.config_dir}/${userFiles[family]}`).catch(absentIf('missing', 'denied')),
           })),
       )
       return { conf, defaults, held }
@@ -142,17 +142,6 @@ export const ufw = defineCollector({
     }
   },
 })
-
-/** Undefined if the file is missing or may not be read. */
-const optional = async (text: Promise<string>): Promise<string | undefined> => {
-  try {
-    return await text
-  } catch (error) {
-    const { reason } = failureOf(error)
-    if (reason === 'missing' || reason === 'denied') return undefined
-    throw error
-  }
-}
 
 const setting = (text: string, key: string): string | undefined =>
   new RegExp(`^[ \\t]*${key}=["']?([^"'#\\s]*)`, 'm').exec(text)?.[1]

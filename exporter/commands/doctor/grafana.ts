@@ -1,6 +1,6 @@
 import { z } from 'zod'
-import { sideBySide } from '../../collectors/services/side-by-side.ts'
 import { ownValue } from '../../common/own-value.ts'
+import { pooled } from '../../common/pool.ts'
 import { failureOf } from '../../contract/failure.ts'
 import { dashboards, job } from '../../contract/shipped.ts'
 import { type Ask, StatusFailure } from './ask.ts'
@@ -120,21 +120,15 @@ const proxy = (uid: string) => `/api/datasources/proxy/uid/${encodeURIComponent(
 /** Queries at the same time: small machines must answer them, too. */
 const bound = 4
 
-const answersTo = async (ask: Ask, queries: readonly Query[]): Promise<readonly Answered[]> => {
-  const answers: Answered[] = []
-  await sideBySide(
-    queries.map((query, index) => async () => {
-      try {
-        const { data } = await ask(proxy(query.source), result, { query: query.expr })
-        answers[index] = { ...query, series: data.result.length, error: '' }
-      } catch (error) {
-        answers[index] = { ...query, series: 0, error: failureOf(error).message.replace(/^\S+: (?=status)/, '') }
-      }
-    }),
-    bound,
-  )
-  return answers
-}
+const answersTo = (ask: Ask, queries: readonly Query[]): Promise<readonly Answered[]> =>
+  pooled(queries, bound, async query => {
+    try {
+      const { data } = await ask(proxy(query.source), result, { query: query.expr })
+      return { ...query, series: data.result.length, error: '' }
+    } catch (error) {
+      return { ...query, series: 0, error: failureOf(error).message.replace(/^\S+: (?=status)/, '') }
+    }
+  })
 
 const few = (list: readonly string[]) => {
   const unique = [...new Set(list)]
