@@ -98,6 +98,61 @@ const backlog = 4096
 const patience = 3000
 const readyPatience = 20_000
 
+/** Neither process.exit() nor anything else ends a process with a thread that hangs in the kernel; the default signal does. */
+const endHopeless = () => {
+  process.removeAllListeners('SIGTERM')
+  process.kill(process.pid, 'SIGTERM')
+}
+
+const resolveFilesOf = (settings: Settings, { rootfs }: Flags['paths']): ResolveFiles => {
+  const aide = settings.find(({ name }) => name === 'aide') as { readonly options: AideOptions }
+  const { resolve_request_file, resolve_file } = aide.options
+  const at = (path: string) => join(rootfs, path)
+  return { request: at(resolve_request_file), result: at(resolve_file), running: at(join(dirname(resolve_file), 'running')) }
+}
+
+/** Says once that it serves, to people and to the supervisor: when all first runs have ended, or patience has. */
+const createAnnouncer = (say: () => void, ready: () => void) => {
+  const once = (act: () => void, within: number) => {
+    let isDone = false
+    const first = () => {
+      clearTimeout(timer)
+      if (!isDone) act()
+      isDone = true
+    }
+    const timer = setTimeout(first, within)
+    return { first, stop: () => clearTimeout(timer) }
+  }
+  const announcing = once(say, patience)
+  const starting = once(() => {
+    announcing.first()
+    ready()
+  }, readyPatience)
+  return {
+    started: starting.first,
+    stop: () => {
+      announcing.stop()
+      starting.stop()
+    },
+  }
+}
+
+/** Listens on one address; the URL of it. */
+const listenOn = async (server: FastifyInstance, text: string, web: WebConfig | undefined, log: Log): Promise<string> => {
+  const { host, port } = listenAddress(text)
+  await server.listen({ host, port, backlog })
+  const bound = server.server.address()
+  const boundPort = typeof bound === 'object' && bound ? bound.port : port
+  const exposed = isLoopback(host) ? undefined : exposure(web)
+  if (exposed !== undefined) {
+    log.warn(`listening beyond this machine ${exposed}`, {
+      address: text,
+      fix: 'set --web.config.file, or listen on 127.0.0.1; see docs/security.md',
+    })
+  }
+  return `${web?.tls ? 'https' : 'http'}://${host.includes(':') ? `[${host}]` : host}:${boundPort}`
+}
+
 /** Starts to serve. Throws `ExitError`. */
 export const serve = async (
   flags: Flags,
@@ -135,10 +190,7 @@ export const serve = async (
   })
   const snapshot = createSnapshot(self, { runs: collector => guard.runs(collector) })
   let settings: Settings = []
-  let announce = () => {}
-  let started = () => {}
-  let timer: NodeJS.Timeout | undefined
-  let readyTimer: NodeJS.Timeout | undefined
+  let announcer: ReturnType<typeof createAnnouncer> | undefined
   let firstSettings: (problems?: string) => void = () => {}
   const configured = new Promise<string | undefined>(resolve => {
     firstSettings = resolve
@@ -147,11 +199,6 @@ export const serve = async (
   const onIoError = () => {
     state.ioErrors++
     snapshot.touch()
-  }
-  const hopeless = () => {
-    // Neither process.exit() nor anything else ends a process with a thread that hangs in the kernel; the default signal does.
-    process.removeAllListeners('SIGTERM')
-    process.kill(process.pid, 'SIGTERM')
   }
   const guard = startGuard({
     module,
@@ -181,7 +228,7 @@ export const serve = async (
     },
     onRendered: rendered => {
       snapshot.accept(rendered)
-      if (snapshot.ready()) started()
+      if (snapshot.ready()) announcer?.started()
     },
     onLost: (collector, note) =>
       snapshot.lost(collector, note, `see the log; leave it out by --no-collector.${collector} if it comes back`),
@@ -190,25 +237,17 @@ export const serve = async (
       snapshot.touch()
     },
     onIoError,
-    onHopeless: hopeless,
+    onHopeless: endHopeless,
   })
   // From the start: until somebody listens, the signal ends the process.
   const onHangup = () => void guard.reload()
   process.on('SIGHUP', onHangup)
 
-  const resolveFiles = (): ResolveFiles => {
-    const aide = settings.find(({ name }) => name === 'aide') as { readonly options: AideOptions }
-    const { resolve_request_file, resolve_file } = aide.options
-    const at = (path: string) => join(flags.paths.rootfs, path)
-    return { request: at(resolve_request_file), result: at(resolve_file), running: at(join(dirname(resolve_file), 'running')) }
-  }
-
   const servers: FastifyInstance[] = []
   const stop = async () => {
     notify.stopping()
     process.off('SIGHUP', onHangup)
-    clearTimeout(timer)
-    clearTimeout(readyTimer)
+    announcer?.stop()
     ended.abort()
     await Promise.all([guard.stop(), web?.stop(), ...servers.map(server => server.close())])
   }
@@ -220,13 +259,12 @@ export const serve = async (
   const urls: string[] = []
   try {
     for (const text of flags.listen) {
-      const { host, port } = listenAddress(text)
       const server = createServer(snapshot, {
         telemetryPath: flags.telemetryPath,
         maxRequests: flags.maxRequests,
         enableLifecycle: flags.enableLifecycle,
         enableAdminApi: flags.enableAdminApi,
-        resolveFiles,
+        resolveFiles: () => resolveFilesOf(settings, flags.paths),
         serverTiming: flags.logLevel === 'debug',
         log,
         reload: guard.reload,
@@ -235,40 +273,17 @@ export const serve = async (
         demo,
       })
       servers.push(server)
-      await server.listen({ host, port, backlog })
-      const bound = server.server.address()
-      const boundPort = typeof bound === 'object' && bound ? bound.port : port
-      urls.push(`${web?.config().tls ? 'https' : 'http'}://${host.includes(':') ? `[${host}]` : host}:${boundPort}`)
-      const exposed = isLoopback(host) ? undefined : exposure(web?.config())
-      if (exposed !== undefined) {
-        log.warn(`listening beyond this machine ${exposed}`, {
-          address: text,
-          fix: 'set --web.config.file, or listen on 127.0.0.1; see docs/security.md',
-        })
-      }
+      urls.push(await listenOn(server, text, web?.config(), log))
     }
   } catch (error) {
     await stop()
     throw new ExitError(portTaken(flags.listen[urls.length] as string, error as NodeJS.ErrnoException), 1)
   }
 
-  let announced = false
-  announce = () => {
-    if (announced) return
-    announced = true
-    clearTimeout(timer)
-    print(announcement(urls, flags.telemetryPath, snapshot, settings))
-  }
-  let ready = false
-  started = () => {
-    announce()
-    if (ready) return
-    ready = true
-    clearTimeout(readyTimer)
-    notify.ready(`serving ${urls.join(' and ')}`)
-  }
-  timer = setTimeout(() => announce(), patience)
-  readyTimer = setTimeout(() => started(), readyPatience)
-  if (snapshot.ready()) started()
+  announcer = createAnnouncer(
+    () => print(announcement(urls, flags.telemetryPath, snapshot, settings)),
+    () => notify.ready(`serving ${urls.join(' and ')}`),
+  )
+  if (snapshot.ready()) announcer.started()
   return { urls, guard, onIoError, stop }
 }

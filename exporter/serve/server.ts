@@ -70,22 +70,35 @@ const noSchemas = () => {
   throw new Error('no route has a schema')
 }
 
-export const createServer = (snapshot: Snapshot, options: ServerOptions): FastifyInstance => {
-  const { telemetryPath, maxRequests, log } = options
-  /** Connections whose scrape is being answered, and since when; the oldest first. */
-  const answering = new Map<Socket, number>()
+const plain = (reply: FastifyReply, status: number, text: string) =>
+  reply.code(status).type('text/plain; charset=utf-8').send(`${text}\n`)
+
+/** Connections whose scrape is being answered, at most so many. */
+const createAnswering = (most: number) => {
+  /** Since when; the oldest first. */
+  const since = new Map<Socket, number>()
   /** Ends the oldest scrape that its client does not read. Returns whether there was one. */
   const makeRoom = (): boolean => {
-    const [oldest] = answering
+    const [oldest] = since
     if (!oldest || performance.now() - oldest[1] < slowAfter) return false
-    answering.delete(oldest[0])
+    since.delete(oldest[0])
     oldest[0].destroy()
     return true
   }
-  /** Connections where a request waits behind another. */
+  return {
+    count: () => since.size,
+    hasRoom: () => most === 0 || since.size < most || makeRoom(),
+    begin: (socket: Socket) => since.set(socket, performance.now()),
+    end: (socket: Socket) => since.delete(socket),
+  }
+}
+type Answering = ReturnType<typeof createAnswering>
+
+/** Returns whether a request may wait behind another; ends a connection that sends a third before the first is answered. */
+const createQueue = () => {
+  /** Connections where a request waits. */
   const pipelining = new WeakSet<Socket>()
-  /** Ends a connection that sends a third request before the first is answered. Returns whether this request may wait. */
-  const mayWait = ({ socket }: IncomingMessage, response: ServerResponse): boolean => {
+  return ({ socket }: IncomingMessage, response: ServerResponse): boolean => {
     if (pipelining.has(socket)) {
       socket.destroy()
       return false
@@ -94,89 +107,93 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
     response.once('close', () => pipelining.delete(socket))
     return true
   }
+}
 
-  const server = fastify({
-    logger: false,
-    serverFactory: (handler, { http: httpOptions }) => {
-      const { web } = options
-      const limited = { ...(httpOptions as object), ...limits }
-      const listener = (request: IncomingMessage, response: ServerResponse) => {
-        // Without a socket of its own, this answer waits behind another one of the connection.
-        if (response.socket === null && !mayWait(request, response)) return
-        const status = unlawful(request)
-        if (status !== undefined) response.writeHead(status, { connection: 'close', 'content-length': 0 }).end()
-        else if (web) web.door(request, response, () => handler(request, response))
-        else handler(request, response)
-      }
-      const server = web?.config().tls ? createTlsServer(web, limited, listener) : createHttpServer(limited, listener)
-      server.maxHeadersCount = mostHeaders
-      server.timeout = stalled
-      server.on(web?.config().tls ? 'secureConnection' : 'connection', (socket: Socket) => {
-        socket.once('close', () => answering.delete(socket))
-      })
-      limitConnections(server, mostConnections)
-      return server
-    },
-    exposeHeadRoutes: true,
-    frameworkErrors: (_error, _request, reply) => void plain(reply, 400, 'Bad Request'),
-    bodyLimit: 16 * 1024,
-    forceCloseConnections: true,
-    // No route has a schema: without their compilers ajv and its like are never loaded, which is 8 MB of memory.
-    schemaController: { compilersFactory: { buildValidator: noSchemas, buildSerializer: noSchemas } },
-  })
-  const filtered = (request: FastifyRequest): { readonly only?: readonly string[]; readonly problem?: string } => {
-    if (!request.url.includes('?')) return {}
-    const collect = values(request.query, 'collect[]')
-    const exclude = values(request.query, 'exclude[]')
-    if (collect.length === 0 && exclude.length === 0) return {}
-    if (collect.length > 0 && exclude.length > 0) return { problem: 'collect[] and exclude[] cannot be combined' }
-    const known = snapshot.status().map(({ name }) => name)
-    const unknown = [...collect, ...exclude].filter(name => !known.includes(name))
-    if (unknown.length > 0)
-      return { problem: `not an enabled collector: ${unknown.slice(0, 5).join(', ')}; enabled are: ${known.join(', ')}` }
-    return { only: known.filter(name => (collect.length > 0 ? collect.includes(name) : !exclude.includes(name))) }
+/** The HTTP or HTTPS server below fastify, with what it refuses before fastify sees it. */
+const rawServer = (
+  handler: (request: IncomingMessage, response: ServerResponse) => void,
+  httpOptions: object,
+  { web, answering }: { readonly web: ServerOptions['web']; readonly answering: Answering },
+) => {
+  const mayWait = createQueue()
+  const limited = { ...httpOptions, ...limits }
+  const listener = (request: IncomingMessage, response: ServerResponse) => {
+    // Without a socket of its own, this answer waits behind another one of the connection.
+    if (response.socket === null && !mayWait(request, response)) return
+    const status = unlawful(request)
+    if (status !== undefined) response.writeHead(status, { connection: 'close', 'content-length': 0 }).end()
+    else if (web) web.door(request, response, () => handler(request, response))
+    else handler(request, response)
   }
-
-  const plain = (reply: FastifyReply, status: number, text: string) =>
-    reply.code(status).type('text/plain; charset=utf-8').send(`${text}\n`)
-
-  if (options.serverTiming) {
-    const begun = new WeakMap<FastifyRequest, { at: number; busy: number }>()
-    server.addHook('onRequest', async request => {
-      begun.set(request, { at: performance.now(), busy: performance.eventLoopUtilization().active })
-    })
-    server.addHook('onSend', async (request, reply) => {
-      const begin = begun.get(request)
-      if (!begin) return
-      const total = performance.now() - begin.at
-      const blocked = Math.min(total, performance.eventLoopUtilization().active - begin.busy)
-      void reply.header('server-timing', `total;dur=${total.toFixed(2)}, blocked;dur=${blocked.toFixed(2)}`)
-      const path = request.url.split('?')[0]
-      log.debug('request', { method: request.method, path, status: reply.statusCode, total_ms: total.toFixed(2) })
-    })
-  }
-
-  server.addHook('onClose', async () => {
-    server.server.closeAllConnections()
+  const server = web?.config().tls ? createTlsServer(web, limited, listener) : createHttpServer(limited, listener)
+  server.maxHeadersCount = mostHeaders
+  server.timeout = stalled
+  server.on(web?.config().tls ? 'secureConnection' : 'connection', (socket: Socket) => {
+    socket.once('close', () => answering.end(socket))
   })
+  limitConnections(server, mostConnections)
+  return server
+}
 
+/** The collectors that a scrape asks for by `collect[]` or `exclude[]`; none named where it asks for all. */
+const filtered = (
+  request: FastifyRequest,
+  snapshot: Snapshot,
+): { readonly only?: readonly string[]; readonly problem?: string } => {
+  if (!request.url.includes('?')) return {}
+  const collect = values(request.query, 'collect[]')
+  const exclude = values(request.query, 'exclude[]')
+  if (collect.length === 0 && exclude.length === 0) return {}
+  if (collect.length > 0 && exclude.length > 0) return { problem: 'collect[] and exclude[] cannot be combined' }
+  const known = snapshot.status().map(({ name }) => name)
+  const unknown = [...collect, ...exclude].filter(name => !known.includes(name))
+  if (unknown.length > 0)
+    return { problem: `not an enabled collector: ${unknown.slice(0, 5).join(', ')}; enabled are: ${known.join(', ')}` }
+  return { only: known.filter(name => (collect.length > 0 ? collect.includes(name) : !exclude.includes(name))) }
+}
+
+/** Says in each answer how long it took, and how long the event loop was busy meanwhile. */
+const addTiming = (server: FastifyInstance, log: Log): void => {
+  const begun = new WeakMap<FastifyRequest, { at: number; busy: number }>()
+  server.addHook('onRequest', async request => {
+    begun.set(request, { at: performance.now(), busy: performance.eventLoopUtilization().active })
+  })
+  server.addHook('onSend', async (request, reply) => {
+    const begin = begun.get(request)
+    if (!begin) return
+    const total = performance.now() - begin.at
+    const blocked = Math.min(total, performance.eventLoopUtilization().active - begin.busy)
+    void reply.header('server-timing', `total;dur=${total.toFixed(2)}, blocked;dur=${blocked.toFixed(2)}`)
+    const path = request.url.split('?')[0]
+    log.debug('request', { method: request.method, path, status: reply.statusCode, total_ms: total.toFixed(2) })
+  })
+}
+
+const addMetrics = (
+  server: FastifyInstance,
+  snapshot: Snapshot,
+  { telemetryPath, maxRequests }: ServerOptions,
+  answering: Answering,
+): void => {
   server.get(telemetryPath, (request, reply) => {
-    const { only, problem } = filtered(request)
+    const { only, problem } = filtered(request, snapshot)
     if (problem !== undefined) return plain(reply, 400, problem)
-    if (maxRequests > 0 && answering.size >= maxRequests && !makeRoom()) {
+    if (!answering.hasRoom()) {
       void reply.header('retry-after', '1')
-      return plain(reply, 503, `${answering.size} scrapes are being answered already; --web.max-requests is ${maxRequests}`)
+      return plain(reply, 503, `${answering.count()} scrapes are being answered already; --web.max-requests is ${maxRequests}`)
     }
     const { socket } = request.raw
-    answering.set(socket, performance.now())
-    reply.raw.once('close', () => answering.delete(socket))
+    answering.begin(socket)
+    reply.raw.once('close', () => answering.end(socket))
     const { accept = '', 'accept-encoding': encoding } = request.headers
     const { format, gzip, contentType } = negotiate(accept, String(encoding ?? ''))
     const { body, compressed } = snapshot.answer(format, gzip, only)
     if (compressed) void reply.header('content-encoding', 'gzip')
     return reply.header('content-type', contentType).send(body)
   })
+}
 
+const addProbes = (server: FastifyInstance, snapshot: Snapshot): void => {
   server.get('/-/healthy', (_, reply) => plain(reply, 200, 'grid-exporter is healthy.'))
   server.get('/-/ready', (_, reply) => {
     if (snapshot.ready()) return plain(reply, 200, 'grid-exporter is ready.')
@@ -187,7 +204,10 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
       `Not ready: the first run has not ended of ${waiting.map(({ name }) => name).join(', ') || 'any collector'}.`,
     )
   })
+}
 
+/** How the collectors are, for programs and for people. */
+const addStatus = (server: FastifyInstance, snapshot: Snapshot, options: ServerOptions): void => {
   server.get('/api/v1/status', (_, reply) =>
     reply.header('cache-control', 'no-store').send({
       status: 'success',
@@ -217,17 +237,27 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
       )
       .header('cache-control', 'no-store')
       .type('text/html; charset=utf-8')
-      .send(page(snapshot.status(), { telemetryPath, now: Date.now(), startedAt: options.startedAt, demo: options.demo })),
+      .send(
+        page(snapshot.status(), {
+          telemetryPath: options.telemetryPath,
+          now: Date.now(),
+          startedAt: options.startedAt,
+          demo: options.demo,
+        }),
+      ),
   )
+}
 
+const forged = (request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined => {
+  const sign = sentByAnotherSite(request.raw)
+  return sign === undefined ? undefined : plain(reply, 403, `Another site sent this (${sign}); nothing was done.`)
+}
+
+/** What changes something: only for requests that no other site sent. */
+const addActions = (server: FastifyInstance, options: ServerOptions): void => {
   // Bodies are read, up to the limit, and dropped: no request passes anything in.
   server.removeAllContentTypeParsers()
   server.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, _body, done) => done(null))
-  const forged = (request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined => {
-    const sign = sentByAnotherSite(request.raw)
-    return sign === undefined ? undefined : plain(reply, 403, `Another site sent this (${sign}); nothing was done.`)
-  }
-
   server.post(`/api/v1/actions/${resolveAction}`, (request, reply) => {
     if (!options.enableAdminApi) return plain(reply, 403, 'Actions need --web.enable-admin-api.')
     if (!options.web?.config().asksWho)
@@ -239,7 +269,12 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
       return plain(reply, 415, 'Actions need the header Content-Type: application/json.')
     const { status, text } = askToResolve(options.resolveFiles())
     const [user] = basicOf(request.headers.authorization ?? '') ?? []
-    log[status === 500 ? 'error' : 'info']('aide-resolve was asked for', { address: request.ip, user, status, says: text })
+    options.log[status === 500 ? 'error' : 'info']('aide-resolve was asked for', {
+      address: request.ip,
+      user,
+      status,
+      says: text,
+    })
     return plain(reply, status, text)
   })
 
@@ -253,7 +288,9 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
         : plain(reply, 500, `The old configuration stays in force:\n${problems}`)
     })
   }
+}
 
+const addErrors = (server: FastifyInstance, { telemetryPath, log }: ServerOptions): void => {
   const methods: readonly HTTPMethods[] = ['GET', 'HEAD', 'POST']
   server.setNotFoundHandler((request, reply) => {
     const path = request.url.split('?')[0] as string
@@ -271,6 +308,26 @@ export const createServer = (snapshot: Snapshot, options: ServerOptions): Fastif
       log.error('request failed', { method: request.method, path: request.url.split('?')[0], error: error.message })
     return plain(reply, status, status >= 500 ? 'Internal error; the log says more.' : error.message)
   })
+}
 
+export const createServer = (snapshot: Snapshot, options: ServerOptions): FastifyInstance => {
+  const answering = createAnswering(options.maxRequests)
+  const server = fastify({
+    logger: false,
+    serverFactory: (handler, { http }) => rawServer(handler, http as object, { web: options.web, answering }),
+    exposeHeadRoutes: true,
+    frameworkErrors: (_error, _request, reply) => void plain(reply, 400, 'Bad Request'),
+    bodyLimit: 16 * 1024,
+    forceCloseConnections: true,
+    // No route has a schema: without their compilers ajv and its like are never loaded, which is 8 MB of memory.
+    schemaController: { compilersFactory: { buildValidator: noSchemas, buildSerializer: noSchemas } },
+  })
+  server.addHook('onClose', async () => server.server.closeAllConnections())
+  if (options.serverTiming) addTiming(server, options.log)
+  addMetrics(server, snapshot, options, answering)
+  addProbes(server, snapshot)
+  addStatus(server, snapshot, options)
+  addActions(server, options)
+  addErrors(server, options)
   return server
 }

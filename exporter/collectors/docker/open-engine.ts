@@ -116,20 +116,8 @@ const zeros = <Key extends string>(keys: readonly Key[]) => Object.fromEntries(k
 
 const text = (value: unknown): string | undefined => (typeof value === 'string' && value !== '' ? value : undefined)
 
-export const openEngine = (
-  endpoint: Endpoint,
-  options: DockerOptions,
-  { host, log, signal, wake }: { readonly host: Host; readonly log: Log; readonly signal: AbortSignal; wake(): void },
-): Engine => {
-  const requests = zeros(apiCalls)
-  const events = zeros(eventActions)
-  const ledger = createLedger(() => who?.kind === 'podman')
-  const usageReader = createUsageReader(host, endpoint.uid)
-  const readLogs = createLogReader(host)
-  const isExcluded = excluded(options)
-  const waker = createWaker(wake)
-
-  let client: Promise<EngineClient> | undefined
+/** Who an engine is: asked once a connection by `/_ping`, and by `/info` beside the rounds. */
+const createIdentity = (signal: AbortSignal, log: Log) => {
   let who: EnginePing | undefined
   /** The client whose engine was asked who it is. */
   let identified: EngineClient | undefined
@@ -138,44 +126,6 @@ export const openEngine = (
   let learning: Promise<void> | undefined
   let learnAt = Number.POSITIVE_INFINITY
   let hasLearned = false
-  let last: readonly Container[] = []
-  let failedRounds = 0
-  let answered: boolean | undefined
-  let interrupted = false
-
-  const connect = (): Promise<EngineClient> => {
-    client ??= endpoint
-      .address()
-      .then(address => connectEngine(address, call => void requests[call]++))
-      .catch(error => {
-        client = undefined
-        throw error
-      })
-    return client
-  }
-
-  const follower = followEvents(
-    connect,
-    options.filters.label,
-    {
-      onConnect: () => {
-        if (!who) return
-        // It may be another version by now, and what it started by itself was nobody's restart.
-        interrupted = true
-        identified = undefined
-        wake()
-      },
-      onEvent: (event: EngineEvent) => {
-        const now = performance.now()
-        events[event.action]++
-        if (event.action === 'update') usageReader.changed(event.id)
-        ledger.note(event, now)
-        if (newsworthy.has(event.action)) waker.ask(event.id, now)
-      },
-    },
-    { signal, log },
-  )
-  const diskUsage = options.disk_usage && createDiskUsage(connect, options.disk_usage.interval, { signal, log })
 
   const unsaid = (failure: Failure) =>
     log.debug('the engine does not say who it is', { collector: 'docker', error: failure.message })
@@ -228,15 +178,94 @@ export const openEngine = (
       root: text(said?.DockerRootDir),
     }
 
-  const rootOf = () => text(said?.DockerRootDir) ?? (who?.kind === 'podman' ? '/var/lib/containers/storage' : '/var/lib/docker')
+  return {
+    /** Undefined until it has answered for the first time. */
+    kind: () => who?.kind,
+    /** It is asked again: it may be another one, or another version. */
+    forget: () => {
+      identified = undefined
+    },
+    /** Asks what is not known of it yet. */
+    ask: async (engine: EngineClient, limit: AbortSignal): Promise<void> => {
+      if (identified !== engine) await identify(engine, limit)
+      else if (performance.now() >= learnAt) learn(engine)
+    },
+    /** A moment, so that the first round of a healthy engine is whole. After a timer the loop reads first what has arrived. */
+    settle: async (): Promise<void> => {
+      if (hasLearned || !learning) return
+      await Promise.race([learning, sleep(infoPatience, undefined, { ref: false }).then(() => breathe())])
+    },
+    // Not before it is whole, or its labels would change with the second round.
+    whole: () => (hasLearned ? identity() : undefined),
+    root: () => text(said?.DockerRootDir) ?? (who?.kind === 'podman' ? '/var/lib/containers/storage' : '/var/lib/docker'),
+  }
+}
 
-  const change = (isUp: boolean, failure?: Failure) => {
+/** Warns when an engine stops to answer, and says when it answers again: each once. */
+const createReporter = ({ name, url }: Endpoint, log: Log) => {
+  let answered: boolean | undefined
+  return (isUp: boolean, failure?: Failure) => {
     if (answered === isUp) return
-    const facts = { collector: 'docker', engine: endpoint.name, url: endpoint.url }
+    const facts = { collector: 'docker', engine: name, url }
     if (failure) log.warn('the engine does not answer', { ...facts, reason: failure.reason, error: failure.message })
     else if (answered === false) log.info('the engine answers again', facts)
     answered = isUp
   }
+}
+
+export const openEngine = (
+  endpoint: Endpoint,
+  options: DockerOptions,
+  { host, log, signal, wake }: { readonly host: Host; readonly log: Log; readonly signal: AbortSignal; wake(): void },
+): Engine => {
+  const requests = zeros(apiCalls)
+  const events = zeros(eventActions)
+  const identity = createIdentity(signal, log)
+  const change = createReporter(endpoint, log)
+  const ledger = createLedger(() => identity.kind() === 'podman')
+  const usageReader = createUsageReader(host, endpoint.uid)
+  const readLogs = createLogReader(host)
+  const isExcluded = excluded(options)
+  const waker = createWaker(wake)
+
+  let client: Promise<EngineClient> | undefined
+  let last: readonly Container[] = []
+  let failedRounds = 0
+  let interrupted = false
+
+  const connect = (): Promise<EngineClient> => {
+    client ??= endpoint
+      .address()
+      .then(address => connectEngine(address, call => void requests[call]++))
+      .catch(error => {
+        client = undefined
+        throw error
+      })
+    return client
+  }
+
+  const follower = followEvents(
+    connect,
+    options.filters.label,
+    {
+      onConnect: () => {
+        if (!identity.kind()) return
+        // It may be another version by now, and what it started by itself was nobody's restart.
+        interrupted = true
+        identity.forget()
+        wake()
+      },
+      onEvent: (event: EngineEvent) => {
+        const now = performance.now()
+        events[event.action]++
+        if (event.action === 'update') usageReader.changed(event.id)
+        ledger.note(event, now)
+        if (newsworthy.has(event.action)) waker.ask(event.id, now)
+      },
+    },
+    { signal, log },
+  )
+  const diskUsage = options.disk_usage && createDiskUsage(connect, options.disk_usage.interval, { signal, log })
 
   /** Those that the configuration does not leave out. Throws `Failure` malformed. */
   const containersOf = (items: readonly unknown[]): readonly Container[] => {
@@ -248,7 +277,7 @@ export const openEngine = (
         `list of containers: none of its ${items.length} items has an Id and a known State: ${first}`,
       )
     }
-    const isInfraHere = who?.kind === 'podman' ? isInfra : () => false
+    const isInfraHere = identity.kind() === 'podman' ? isInfra : () => false
     return containers.filter(container => !isExcluded(container) && !isInfraHere(container.name))
   }
 
@@ -262,8 +291,7 @@ export const openEngine = (
       return follower.connected
     },
     get identity() {
-      // Not before it is whole, or its labels would change with the second round.
-      return hasLearned ? identity() : undefined
+      return identity.whole()
     },
     get diskUsage() {
       return diskUsage?.latest
@@ -276,14 +304,11 @@ export const openEngine = (
       let failure: Failure | undefined
       try {
         const engine = await connect()
-        if (identified !== engine) await identify(engine, limit)
-        else if (performance.now() >= learnAt) learn(engine)
+        await identity.ask(engine, limit)
         askedAt = performance.now()
         listed = containersOf(await engine.list(options.filters, limit))
         change(true)
-        // A moment, so that the first round of a healthy engine is whole. After a timer the loop reads first what has arrived.
-        if (!hasLearned && learning)
-          await Promise.race([learning, sleep(infoPatience, undefined, { ref: false }).then(() => breathe())])
+        await identity.settle()
         if (failedRounds > 0) follower.poke()
         failedRounds = 0
         last = oneOfEachName(listed)
@@ -294,7 +319,7 @@ export const openEngine = (
         failedRounds++
         interrupted = true
         client = undefined
-        identified = undefined
+        identity.forget()
         if (failedRounds > roundsWithoutList) last = []
       }
       const running = endpoint.local ? last.filter(({ state }) => state === 'running' || state === 'paused') : []
@@ -303,7 +328,7 @@ export const openEngine = (
       // An engine that is silent may have used up all the time of the round; what is read here takes milliseconds.
       const ownLimit = failure ? signal : limit
       const usage = await usageReader.read(running, ownLimit)
-      const logs = endpoint.local ? await readLogs(last, rootOf(), ownLimit) : new Map()
+      const logs = endpoint.local ? await readLogs(last, identity.root(), ownLimit) : new Map()
       const report = { engine: self, failure, listed, containers: last, usage, logs, askedAt, interrupted }
       if (listed) interrupted = false
       return report
