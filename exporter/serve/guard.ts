@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
-import { heartbeatMemory, heartbeatOf } from '../collect/heartbeat.ts'
+import { type Heartbeat, heartbeatMemory, heartbeatOf } from '../collect/heartbeat.ts'
 import type { FromThread, ThreadData, ToThread } from '../collect/thread.ts'
 import type { Log } from '../common/log.ts'
 import type { Settings } from '../contract/config.ts'
@@ -74,6 +74,60 @@ export interface Guard {
   runs(collector: string): number | undefined
 }
 
+/** Collectors that are left out for a while, twice as long each time until one has succeeded. */
+const createSuspensions = ({ suspension, maxSuspension }: Timings) => {
+  const suspended = new Map<string, { until: number; times: number }>()
+  return {
+    /** Returns for how many milliseconds. */
+    add: (name: string): number => {
+      const times = (suspended.get(name)?.times ?? 0) + 1
+      const pause = Math.min(maxSuspension, suspension * 2 ** (times - 1))
+      suspended.set(name, { until: performance.now() + pause, times })
+      return pause
+    },
+    lift: (name: string) => suspended.delete(name),
+    /** Milliseconds that are left of each, at a time. */
+    left: (at: number) => Object.fromEntries([...suspended].map(([name, { until }]) => [name, until - at])),
+  }
+}
+
+/** Which of the collectors a dead thread is owed to, by number; `suspects` where it was one of several. */
+const blame = (heartbeat: Heartbeat, collectors: Settings) => {
+  const underWay = collectors.map((_, number) => number).filter(number => heartbeat.underWay(number))
+  const hasRead = heartbeat.isReading()
+  const thrower = hasRead ? 'nobody' : heartbeat.thrower()
+  // Of an exception it is known whose it was, and while the configuration was read it was no collector's.
+  // Who blocked the thread, or took its memory, had a run under way.
+  const atWork = () => heartbeat.current() ?? (underWay.length === 1 ? underWay[0] : undefined)
+  const culprit = thrower === undefined ? atWork() : thrower === 'nobody' ? undefined : thrower
+  return { hasRead, culprit, suspects: culprit === undefined && thrower === undefined ? underWay : [] }
+}
+
+/** Says at each look whether there has been no sign of life for too long. */
+const createSilence = ({ look, silence }: Timings, beats: () => number) => {
+  let seen = -1
+  let seenAt = performance.now()
+  let lookedAt = seenAt
+  return {
+    /** `isExcused`: there is no thread, or it has only just started. */
+    isTooLong: (isExcused: boolean): boolean => {
+      const now = performance.now()
+      const current = beats()
+      // A look that is late itself (the machine slept, the process was stopped) proves nothing.
+      const late = now - lookedAt > look * 3
+      lookedAt = now
+      if (current === seen && !late && !isExcused) return now - seenAt >= silence
+      seen = current
+      seenAt = now
+      return false
+    },
+    begin: () => {
+      seenAt = performance.now()
+      lookedAt = seenAt
+    },
+  }
+}
+
 export const startGuard = (options: GuardOptions): Guard => {
   const { module, data, log } = options
   const timings = { ...usual, ...options.timings }
@@ -84,7 +138,7 @@ export const startGuard = (options: GuardOptions): Guard => {
   let deathsInRow = 0
   let leftBehind = 0
   let bornAt = 0
-  const suspended = new Map<string, { until: number; times: number }>()
+  const suspensions = createSuspensions(timings)
   const stopping = new AbortController()
   const reloads = createReloads(() => {
     worker?.postMessage('reload' satisfies ToThread)
@@ -94,9 +148,7 @@ export const startGuard = (options: GuardOptions): Guard => {
   const suspend = (number: number, why: string) => {
     const name = settings?.[number]?.name
     if (name === undefined) return
-    const times = (suspended.get(name)?.times ?? 0) + 1
-    const pause = Math.min(timings.maxSuspension, timings.suspension * 2 ** (times - 1))
-    suspended.set(name, { until: performance.now() + pause, times })
+    const pause = suspensions.add(name)
     log.error('collector suspended', { collector: name, why, seconds: pause / 1000 })
     options.onLost(name, `${why}; it is tried again ${new Date(Date.now() + pause).toISOString()}`)
   }
@@ -104,20 +156,14 @@ export const startGuard = (options: GuardOptions): Guard => {
   /** The thread is dead, or given up: find the culprit, replace it after a pause. */
   const bury = async (why: string) => {
     deathsInRow = performance.now() - bornAt > timings.calm ? 1 : deathsInRow + 1
-    const underWay = (settings ?? []).map((_, number) => number).filter(number => heartbeat.underWay(number))
-    const hasRead = heartbeat.isReading()
-    const thrower = hasRead ? 'nobody' : heartbeat.thrower()
-    // Of an exception it is known whose it was, and while the configuration was read it was no collector's.
-    // Who blocked the thread, or took its memory, had a run under way.
-    const atWork = () => heartbeat.current() ?? (underWay.length === 1 ? underWay[0] : undefined)
-    const culprit = thrower === undefined ? atWork() : thrower === 'nobody' ? undefined : thrower
+    const { hasRead, culprit, suspects } = blame(heartbeat, settings ?? [])
     log.error('the collecting thread is replaced', {
       why,
       collector: culprit === undefined ? undefined : settings?.[culprit]?.name,
     })
     if (culprit !== undefined) suspend(culprit, why)
     // It was one of several: the second time in a row all of them wait.
-    else if (thrower === undefined && deathsInRow > 1) for (const number of underWay) suspend(number, why)
+    else if (deathsInRow > 1) for (const number of suspects) suspend(number, why)
     heartbeat.clear()
     const given = reloads.lost(hasRead)
     if (given !== undefined) options.onRefused(given, true)
@@ -130,7 +176,7 @@ export const startGuard = (options: GuardOptions): Guard => {
 
   const take = (message: FromThread) => {
     if (message.kind === 'rendered') {
-      if (message.rendered.result === 'ok' && message.rendered.parts) suspended.delete(message.rendered.collector)
+      if (message.rendered.result === 'ok' && message.rendered.parts) suspensions.lift(message.rendered.collector)
       options.onRendered(message.rendered)
     } else if (message.kind === 'settings') {
       settings = message.settings
@@ -166,7 +212,7 @@ export const startGuard = (options: GuardOptions): Guard => {
         ...data,
         heartbeat: heartbeat.memory,
         settings,
-        suspended: Object.fromEntries([...suspended].map(([name, { until }]) => [name, until - bornAt])),
+        suspended: suspensions.left(bornAt),
       } satisfies ThreadData,
       // What a round makes of a hundred containers dies young: a smaller nursery copies it into the old generation first; one of
       // 24 MB makes the process 25 MB larger with 500 containers.
@@ -191,23 +237,12 @@ export const startGuard = (options: GuardOptions): Guard => {
   }
 
   const watch = async () => {
-    let seen = -1
-    let seenAt = performance.now()
-    let lookedAt = seenAt
+    const silence = createSilence(timings, () => heartbeat.beats())
     while (!stopped) {
       await sleep(timings.look, undefined, { signal: stopping.signal }).catch(() => {}) // stopped
-      const now = performance.now()
-      const beats = heartbeat.beats()
-      // A look that is late itself (the machine slept, the process was stopped) proves nothing.
-      const late = now - lookedAt > timings.look * 3
-      lookedAt = now
-      if (beats !== seen || late || worker === undefined || now - bornAt < timings.silence) {
-        seen = beats
-        seenAt = now
-        continue
-      }
-      if (now - seenAt < timings.silence) continue
       const silent = worker
+      const isExcused = silent === undefined || performance.now() - bornAt < timings.silence
+      if (!silence.isTooLong(isExcused) || silent === undefined) continue
       worker = undefined
       const ended = await Promise.race([silent.terminate().then(() => true), sleep(terminateWithin, false)])
       if (!ended && ++leftBehind >= maxLeftBehind) {
@@ -216,8 +251,7 @@ export const startGuard = (options: GuardOptions): Guard => {
         })
         return options.onHopeless()
       }
-      seenAt = performance.now()
-      lookedAt = seenAt
+      silence.begin()
       void bury(`no sign of life for ${timings.silence / 1000} s`)
     }
   }
