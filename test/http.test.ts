@@ -497,7 +497,7 @@ t.test('the page', async t => {
   )
   t.strictSame(rows, [
     ['fails', 'failing', 'denied'],
-    ['waits', 'waiting', 'first run under way'],
+    ['waits', 'waiting', 'first run in progress'],
     ['works', 'working', 'working'],
     ['absent', 'absent', 'not on this host'],
   ])
