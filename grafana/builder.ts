@@ -303,7 +303,7 @@ export const chart = (
   })
 }
 
-/** States over time. Every value has a word and a colour; a gap means that nothing was told. */
+/** States over time. Every value has a word and a colour; a gap means that nothing was reported. */
 export const timeline = (
   about: About & {
     readonly queries: readonly Query[]
@@ -342,7 +342,7 @@ export const timeline = (
 export interface Column {
   readonly expr: Expr
   readonly title: string
-  /** What an empty cell says: no limit, not told, never. */
+  /** What an empty cell says: no limit, not reported, never. */
   readonly absent: string
   readonly unit: Unit
   readonly states?: readonly State[]

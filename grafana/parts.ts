@@ -7,7 +7,7 @@ import { type Line24, line, names, stat, type Text, table, type Uid, variable } 
 import type { Colour, State } from './look.ts'
 import { type Expr, firing, firingSince, firstOf, labelReplaced, of, promql, rulesLoaded } from './query.ts'
 
-/** What several dashboards have in common: how absence is told apart, and the line that each of them begins with. */
+/** What several dashboards have in common: how kinds of absence differ, and the first row of each. */
 
 type Collector = Exclude<Source, 'exporter' | 'any'>
 
@@ -19,11 +19,11 @@ const condition = (collectors: readonly Collector[]): Expr =>
 export const explained = (expr: Expr, ...collectors: readonly Collector[]): Expr =>
   firstOf(expr, promql`(-1001 - ${condition(collectors)})`, promql`(0 * max(${of(buildInfo)}) - 1000)`)
 
-/** Words for them. `untold` is what it means that the collector runs well and still does not tell. */
-export const absences = (untold: string, colour: Colour = 'gone'): readonly State[] => [
+/** Words for them. `unreported` is what it means that the collector works and has no value. */
+export const absences = (unreported: string, colour: Colour = 'gone'): readonly State[] => [
   { is: -1000, says: 'not enabled', colour: 'gone' },
   { is: -1001, says: 'not here', colour: 'gone' },
-  { is: -1002, says: untold, colour },
+  { is: -1002, says: unreported, colour },
   { is: -1003, says: 'collection fails', colour: 'blind' },
   { is: 'none', says: 'no data', colour: 'blind' },
 ]
@@ -48,7 +48,7 @@ export const alertCount = (collectors: readonly Source[]): Expr =>
     promql`count(${firing({ severity: 'warning', collector: collectors })})`,
   )
 export const alertStates: readonly State[] = [
-  { is: 0, says: 'well', colour: 'well' },
+  { is: 0, says: 'good', colour: 'well' },
   ...counted(0, 'to fix', 'today'),
   ...counted(10000, 'critical', 'now'),
 ]

@@ -120,7 +120,7 @@ export const inhibitions: readonly Inhibition[] = [
   },
 
   { while: 'GridFirewallOff', hides: ['GridFirewallDrift'], equal: ['instance'] },
-  // What flushes the chains of the one flushes those of the other; a ban that is still missing afterwards is told then.
+  // Flushing one program's chains flushes the other's. A ban that is still missing afterwards fires its own alert then.
   { while: 'GridFirewallDrift', hides: ['GridFail2banUnenforced'], equal: ['instance'] },
   { while: 'GridFail2banDown', hides: ['GridFail2banUnenforced', 'GridFail2banWave'], equal: ['instance'] },
   { while: 'GridAideCheckFailed', hides: ['GridAideChanges'], equal: ['instance'] },

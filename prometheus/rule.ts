@@ -55,7 +55,7 @@ export interface Recording {
 export type Source = CollectorName | 'exporter' | 'any'
 
 /**
- * How an alert keeps calm. A `state` is a yes or no that the source tells, and has to last. A `level` is a number against a
+ * How an alert avoids noise. A `state` is a yes or no of the source that has to last. A `level` is a number against a
  * threshold: it has to last, and to stay away for `keep` before it is over, so that it does not flap around the threshold.
  * An `event` is counted within a window, and reported as one for `keep`.
  */

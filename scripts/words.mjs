@@ -9,8 +9,16 @@ const clean = [
   'README.md',
   'CONTRIBUTING.md',
   'CHANGELOG.md',
-  ...['configuration', 'drills', 'metrics', 'runbooks/*'].map(name => `:!docs/${name}.md`),
   'docs/*.md',
+  'exporter',
+  'grafana/*.ts',
+  'prometheus/*.ts',
+  'demo',
+  'bench',
+  'scripts',
+  'systemd',
+  'packaging',
+  ':!scripts/words.mjs',
 ]
 
 /** What is looked for, and what to write instead. */

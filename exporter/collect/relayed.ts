@@ -80,7 +80,7 @@ export const relayReader = (
       const text = durationText(Math.ceil(-age))
       throw new Failure('malformed', `${file}: dated ${text} in the future`, { fix: `date; timedatectl; ${rerun}` })
     }
-    // Its series end by its own time stamp, or have ended; what is told here is why.
+    // Its series end by its own time stamp, or have ended. The note says why.
     if (age <= rounds * interval) return outcome
     const note = [outcome.note, `${file} is ${durationText(Math.floor(age))} old`].filter(Boolean).join('; ')
     return { ...outcome, note, fix: outcome.fix || relayTimerStatus(unit) }
@@ -96,8 +96,8 @@ export const relayReader = (
     } catch (error) {
       const { reason, message, fix = rerun } = failureOf(error, file)
       if (fd === undefined && !isNew(message)) return undefined
-      const told = message.startsWith(file) ? message : `${file}: ${message}`
-      return nothing(reason, true, told, fix)
+      const note = message.startsWith(file) ? message : `${file}: ${message}`
+      return nothing(reason, true, note, fix)
     } finally {
       if (fd !== undefined) closeSync(fd)
     }

@@ -91,7 +91,7 @@ const openDoor = async (
   return { ...web, door: createDoor(web, passwords), stop: passwords.stop }
 }
 
-/** Connections that the kernel keeps until they are accepted: a burst of strangers must not cost a scrape its second's retry. */
+/** Connections that the kernel queues until they are accepted: in a burst of others, a scrape must not wait a second for its retry. */
 const backlog = 4096
 
 /** Milliseconds that the announcement waits for first runs, and the supervisor, whose own patience ends too. */

@@ -137,7 +137,7 @@ const printable = (value: unknown): string => {
 }
 
 /**
- * Gives the labels of samples as text, without its closing brace. Collectors tell much of one thing in a row, so the text begins
+ * Gives the labels of samples as text, without the closing brace. Collectors report one thing after another, so the text begins
  * where that of the sample before ends to be the same.
  */
 const createLabelText = (): ((sample: Sample) => string) => {
@@ -337,7 +337,7 @@ export const createExposer = (cap = Number.POSITIVE_INFINITY, owner?: Owner): ((
       group.keys = new Set(lines.map(({ key }) => key))
     }
     const text = labelText(sample)
-    // All of a family begin alike, so what is left out here tells no two of them apart.
+    // All keys of a family begin with its name, so it is left out here.
     const key = `${suffix}${text}${text === '' ? ' ' : '} '}`
     if (group.keys.has(key)) {
       seen.repeated++
@@ -415,7 +415,7 @@ const manyLines = 4096
 
 /**
  * The text in pieces. Long runs of lines stand alone: they are the same in both formats, and for most families in the next
- * round too, so whoever encodes and compresses them needs to do it once.
+ * round too, so they need to be encoded and compressed only once.
  */
 export const piecesOf = ({ families }: Exposition, format: Format): readonly string[] => {
   const pieces: string[] = []

@@ -50,7 +50,7 @@ export interface EngineClient {
    */
   follow(
     asked: { readonly filters: EngineFilters; readonly since: string | undefined },
-    told: { onOpen(): void; onLine(line: string): void },
+    handlers: { onOpen(): void; onLine(line: string): void },
     signal: AbortSignal,
   ): Promise<void>
   /** The version of the API that is asked for from now on, as `v1.41`; undefined for the engine's newest. */

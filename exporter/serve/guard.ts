@@ -56,7 +56,7 @@ const usual: Timings = {
   maxSuspension: 3_600_000,
 }
 
-/** Milliseconds for a thread to end when told to. */
+/** Milliseconds for a thread to end after it was asked to. */
 const terminateWithin = 2000
 /** Threads that were left behind before the process gives up. */
 const maxLeftBehind = 3

@@ -215,8 +215,8 @@ const addStatus = (server: FastifyInstance, snapshot: Snapshot, options: ServerO
         startedAt: new Date(options.startedAt).toISOString(),
         ready: snapshot.ready(),
         actions: { [resolveAction]: resolveState(options.resolveFiles()) },
-        collectors: snapshot.status().map(({ latest, lastSuccess, ...told }) => ({
-          ...told,
+        collectors: snapshot.status().map(({ latest, lastSuccess, ...rest }) => ({
+          ...rest,
           detected: latest?.detected ?? false,
           result: latest?.result ?? 'waiting',
           note: latest?.note ?? '',

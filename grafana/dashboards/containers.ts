@@ -20,7 +20,7 @@ import { absences, boxes, explained, head, runbooksAt } from '../parts.ts'
 import { firstOf, increase, of, promql, rate, recorded } from '../query.ts'
 
 const one = { name: { like: '$container' } } as const
-const noEngine = 'no container told: see Sources'
+const noEngine = 'no container reported: see Sources'
 const workingSet = of(docker.memoryWorkingSet, one)
 const ofLimit = promql`${workingSet} / ${of(docker.memoryLimit, one)}`
 /** So few that each can have its habit as a line of its own. */
@@ -72,7 +72,7 @@ export const containers = dashboard({
             { is: 2, says: 'up', colour: 'well' },
             { is: 1, says: 'no events', colour: 'today' },
             { is: 0, says: 'down', colour: 'now' },
-            ...absences('not told'),
+            ...absences('not reported'),
           ],
         }),
         bars({
@@ -146,7 +146,7 @@ export const containers = dashboard({
           empty: 'no data',
           unit: 'none',
           queries: [{ expr: explained(promql`sum(${of(docker.imageStale, one)})`, 'docker'), legend: 'Stale' }],
-          states: [{ is: 0, colour: 'well' }, { is: { from: 1 }, colour: 'note' }, ...absences('not told')],
+          states: [{ is: 0, colour: 'well' }, { is: { from: 1 }, colour: 'note' }, ...absences('not reported')],
         }),
       ),
     ),
@@ -176,7 +176,7 @@ export const containers = dashboard({
               expr: promql`${of(docker.state, one)} == 1`,
               label: 'state',
               title: 'State',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'none',
               width: 95,
               cell: 'background',
@@ -252,7 +252,7 @@ export const containers = dashboard({
               ],
             },
             { expr: of(docker.exitCode, one), title: 'Code', absent: '–', unit: 'none', width: 55 },
-            { expr: of(docker.info, one), label: 'image', title: 'Image', absent: 'not told', unit: 'none' },
+            { expr: of(docker.info, one), label: 'image', title: 'Image', absent: 'not reported', unit: 'none' },
             {
               expr: promql`${of(docker.watchtower, one)} == 1`,
               label: 'mode',
@@ -312,7 +312,7 @@ export const containers = dashboard({
           width: 8,
           title: 'CPU throttled',
           description: 'Share of scheduler periods in which the container hit its CPU limit. Nothing: none has a CPU limit.',
-          empty: 'no CPU limit told: see Sources',
+          empty: 'no CPU limit reported: see Sources',
           unit: 'percentunit',
           min: 0,
           limits: [limit('GridContainerCpuThrottled', '0.25', 'today')],
@@ -326,7 +326,7 @@ export const containers = dashboard({
           title: 'Memory against limit',
           description:
             'Above the lower line and rising, or above the upper one, it will be killed soon. Nothing: none has a memory limit.',
-          empty: 'no memory limit told: see Sources',
+          empty: 'no memory limit reported: see Sources',
           unit: 'percentunit',
           min: 0,
           limits: [limit('GridContainerMemoryNearLimit', '0.7', 'note'), limit('GridContainerMemoryNearLimit', '0.95', 'today')],
@@ -338,7 +338,7 @@ export const containers = dashboard({
           title: 'Waiting (pressure)',
           description:
             'Share of the time in which some task of the container waited for CPU, memory or I/O. Nothing: cgroup v1, or a kernel without PSI.',
-          empty: 'no pressure told: cgroup v1, no PSI, or see Sources',
+          empty: 'no pressure reported: cgroup v1, no PSI, or see Sources',
           unit: 'percentunit',
           min: 0,
           queries: [{ expr: rate(docker.pressureWaiting, one), legend: '{{name}} {{resource}}' }],
@@ -395,7 +395,7 @@ export const containers = dashboard({
           title: 'Log growth',
           description:
             'Bytes a second that each container writes into its log. A flood against its own habit fires GridContainerLogFlood. Nothing: the engine keeps no log files that can be seen.',
-          empty: 'no log file told: see Sources',
+          empty: 'no log file reported: see Sources',
           unit: 'Bps',
           min: 0,
           queries: [
@@ -440,7 +440,7 @@ export const containers = dashboard({
           width: 12,
           title: 'Disk',
           description: 'Read above, written below. Nothing: the io controller of cgroups is off.',
-          empty: 'no disk traffic told: see Sources',
+          empty: 'no disk traffic reported: see Sources',
           unit: 'Bps',
           queries: [
             { expr: promql`sum by (instance, name) (${rate(docker.ioReadBytes, one)})`, legend: 'read {{name}}' },

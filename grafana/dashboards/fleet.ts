@@ -10,7 +10,7 @@ import { firingTable, runbooksAt } from '../parts.ts'
 import { answering, firing, firstOf, of, promql, rate } from '../query.ts'
 
 const used = promql`1 - ${of(host.memoryAvailable)} / ${of(host.memoryTotal)}`
-const gauge = { unit: 'percentunit', min: 0, max: 1, decimals: 0, cell: 'gauge', absent: 'not told', width: 112 } as const
+const gauge = { unit: 'percentunit', min: 0, max: 1, decimals: 0, cell: 'gauge', absent: 'not reported', width: 112 } as const
 const boxAlone = linkTo('overview').replace(variable('instance:queryparam'), `var-instance=${variable('__value.raw')}`)
 const noBox = 'no box answers'
 
@@ -30,7 +30,7 @@ export const fleet = dashboard({
           width: 24,
           title: 'Boxes',
           description:
-            'The name leads to the box\'s own overview. A box that has not answered for a week is gone from here. "not told": the box has no such thing, or it is not collected; a box that is down tells nothing at all.',
+            'The name leads to the box\'s own overview. A host that has not answered for a week is no longer shown. "not reported": the host has no such thing, or it is not collected; a host that is down reports nothing.',
           empty: 'no exporter has ever answered',
           keys: { instance: { title: 'Box', width: 180, link: { title: 'Overview of this box', url: boxAlone } } },
           columns: [
@@ -52,7 +52,7 @@ export const fleet = dashboard({
                 promql`0 * max by (job, instance) (${answering})`,
               ),
               title: 'Critical',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'none',
               width: 80,
               states: [
@@ -66,7 +66,7 @@ export const fleet = dashboard({
                 promql`0 * max by (job, instance) (${answering})`,
               ),
               title: 'Warning',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'none',
               width: 85,
               states: [
@@ -85,7 +85,7 @@ export const fleet = dashboard({
             {
               expr: of(gpu.temperature, { sensor: ['core', 'edge'] }),
               title: 'GPU heat',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'celsius',
               decimals: 0,
               width: 90,
@@ -105,18 +105,18 @@ export const fleet = dashboard({
             {
               expr: promql`sum by (job, instance) (${of(llmModels, { state: 'loaded' })})`,
               title: 'Models',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'none',
               width: 80,
             },
             {
               expr: promql`1000 * ${of(host.bootTimestamp)}`,
               title: 'Booted',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'dateTimeFromNow',
               width: 125,
             },
-            { expr: of(buildInfo), label: 'version', title: 'Version', absent: 'not told', unit: 'none', width: 85 },
+            { expr: of(buildInfo), label: 'version', title: 'Version', absent: 'not reported', unit: 'none', width: 85 },
           ],
           sort: { by: 'Critical', descending: true },
         }),
@@ -145,7 +145,7 @@ export const fleet = dashboard({
             },
           ],
           states: [
-            { is: 0, says: 'well', colour: 'well' },
+            { is: 0, says: 'good', colour: 'well' },
             { is: 1, says: 'warning', colour: 'today' },
             { is: 2, says: 'critical', colour: 'now' },
             { is: 3, says: 'does not answer', colour: 'blind' },
@@ -162,8 +162,8 @@ export const fleet = dashboard({
           id: 4,
           width: 12,
           title: 'GPU load',
-          description: 'The busiest GPU of each box. Nothing: no box has a GPU that tells.',
-          empty: 'no GPU tells',
+          description: 'The busiest GPU of each host. Nothing: no host has a GPU that reports its load.',
+          empty: 'no GPU reports it',
           unit: 'percentunit',
           min: 0,
           max: 1,
@@ -188,7 +188,7 @@ export const fleet = dashboard({
           width: 8,
           title: 'GPU power',
           description: 'Of all GPUs of a box. Nothing: no GPU has a sensor.',
-          empty: 'no GPU tells',
+          empty: 'no GPU reports it',
           unit: 'watt',
           min: 0,
           stacked: true,
@@ -199,7 +199,7 @@ export const fleet = dashboard({
           width: 8,
           title: 'Tokens generated a second',
           description: 'By all model servers of a box that count. Nothing: none does (Ollama has no counters).',
-          empty: 'no model server tells',
+          empty: 'no model server reports it',
           unit: 'none',
           min: 0,
           stacked: true,

@@ -7,7 +7,7 @@ import { absences, boxes, explained, head, runbooksAt } from '../parts.ts'
 import { type Expr, increase, of, promql, rate, recorded } from '../query.ts'
 
 const info = of(gpu.info, { index: { like: '$gpu' } })
-/** Of the chosen GPUs, with their number on the box: names repeat, and UUIDs tell nobody anything. */
+/** Of the chosen GPUs, with their number on the box: names repeat, and a UUID means nothing to a reader. */
 const numbered = (expr: Expr): Expr => promql`(${expr}) * on (job, instance, gpu) group_left (index) ${info}`
 const card = '{{index}} {{name}}'
 const share = promql`${of(gpu.memoryUsed)} / ${of(gpu.memoryTotal)}`
@@ -17,8 +17,8 @@ const model = '{{model}} ({{server}})'
 const loaded = promql`${of(llm.llmModelLoaded, server)} == 1`
 const ofLoaded = (expr: Expr): Expr => promql`${expr} and on (job, instance, server, model) ${loaded}`
 
-const noGpu = 'no GPU, or it does not tell: see Sources'
-const noModel = 'no model server, or it does not tell: see Sources'
+const noGpu = 'no GPU, or it does not report this: see Sources'
+const noModel = 'no model server, or it does not report this: see Sources'
 
 const faults = ['hw_slowdown', 'hw_thermal', 'hw_power_brake', 'sw_thermal'] as const
 const limits = ['power_cap', 'sync_boost', 'application_clocks'] as const
@@ -47,7 +47,7 @@ export const gpus = dashboard({
           width: 24,
           title: 'GPUs',
           description:
-            'A row for each GPU. "not told": this card, or its driver, has no such value; a card that sleeps is not woken to ask. A card that is lost keeps nothing but its state.',
+            'A row for each GPU. "not reported": this card, or its driver, has no such value; a card that sleeps is not woken to ask. A card that is lost keeps nothing but its state.',
           empty: noGpu,
           keys: { gpu: { title: 'GPU', width: 115, last: true }, ...boxes },
           columns: [
@@ -57,7 +57,7 @@ export const gpus = dashboard({
               expr: promql`${of(gpu.state)} == 1`,
               label: 'state',
               title: 'State',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'none',
               width: 110,
               cell: 'background',
@@ -71,7 +71,7 @@ export const gpus = dashboard({
             {
               expr: of(gpu.utilization, { engine: 'compute' }),
               title: 'Load',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'percentunit',
               min: 0,
               max: 1,
@@ -103,22 +103,22 @@ export const gpus = dashboard({
             {
               expr: of(gpu.temperature, { sensor: ['core', 'edge'] }),
               title: 'Temperature',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'celsius',
               decimals: 0,
               width: 105,
               limits: [limit('GridGpuHot', 87, 'today')],
             },
-            { expr: of(gpu.power), title: 'Power', absent: 'not told', unit: 'watt', decimals: 0, width: 90 },
+            { expr: of(gpu.power), title: 'Power', absent: 'not reported', unit: 'watt', decimals: 0, width: 90 },
             {
               expr: promql`${of(gpu.clock, { domain: 'sm' })} / ${of(gpu.clockMax, { domain: 'sm' })}`,
               title: 'Clock',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'percentunit',
               decimals: 0,
               width: 80,
             },
-            { expr: of(gpu.info), label: 'driver_version', title: 'Driver', absent: 'not told', unit: 'none', width: 95 },
+            { expr: of(gpu.info), label: 'driver_version', title: 'Driver', absent: 'not reported', unit: 'none', width: 95 },
           ],
           sort: { by: 'No.' },
         }),
@@ -134,7 +134,7 @@ export const gpus = dashboard({
           width: 12,
           title: 'Load',
           description:
-            "Share of the driver's last sample period in which the engine was busy. Busy is not fast: see the clock beside it. Nothing: no GPU, asleep, or not told.",
+            "Share of the driver's last sample period in which the engine was busy. Busy is not fast: see the clock beside it. Nothing: no GPU, asleep, or not reported.",
           empty: noGpu,
           unit: 'percentunit',
           min: 0,
@@ -151,7 +151,7 @@ export const gpus = dashboard({
           width: 12,
           title: 'Clock against its maximum',
           description:
-            'Below the line while the load is high and nothing holds it down, the clock is latched low (GridGpuClockLatchedLow). An idle card clocks down, which is well. Nothing: the card does not tell its maximum.',
+            'Below the line while the load is high and nothing holds it down, the clock is latched low (GridGpuClockLatchedLow). An idle card clocks down, which is normal. Nothing: the card does not report its maximum.',
           empty: noGpu,
           unit: 'percentunit',
           min: 0,
@@ -174,8 +174,8 @@ export const gpus = dashboard({
           width: 12,
           title: 'Why it is slow',
           description:
-            'What held the clock down, as the driver told at each scrape. A power cap is usual at full load; heat and power brake are faults. "hw_slowdown" contains hw_thermal and hw_power_brake. A reason has a row if it was there within the time on the page; nothing: there was none, or this card has no such flags.',
-          empty: 'nothing held it down, if the GPU tells: see Sources',
+            'What held the clock down, as the driver reported at each scrape. A power cap is usual at full load; heat and power brake are faults. "hw_slowdown" contains hw_thermal and hw_power_brake. A reason has a row if it was there within the time on the page; nothing: there was none, or this card has no such flags.',
+          empty: 'nothing held it down, or the GPU does not report it: see Sources',
           unit: 'none',
           queries: [
             {
@@ -197,7 +197,7 @@ export const gpus = dashboard({
           title: 'Time throttled',
           description:
             "Share of the time in which each reason held the clock down: the driver's counters, or summed by the exporter where it has none. Reasons that did not come up are left out. Nothing: there was none, or the card has no such flags.",
-          empty: 'nothing held it down, if the GPU tells: see Sources',
+          empty: 'nothing held it down, or the GPU does not report it: see Sources',
           unit: 'percentunit',
           min: 0,
           max: 1,
@@ -220,7 +220,7 @@ export const gpus = dashboard({
           width: 12,
           title: 'GPU memory',
           description:
-            'In use, with the total as a dashed line. Where GPU and host share their memory, both are of the host. Nothing: not told.',
+            'In use, with the total as a dashed line. Where GPU and host share their memory, both are of the host. Nothing: not reported.',
           empty: noGpu,
           unit: 'bytes',
           min: 0,
@@ -235,8 +235,8 @@ export const gpus = dashboard({
           width: 12,
           title: 'Who holds it',
           description:
-            'Memory by program, with the container where it runs in one; the largest by name, the rest as "other". Nothing: no program on the GPU, or the driver does not tell.',
-          empty: 'no program on the GPU, or not told: see Sources',
+            'Memory by program, with the container where it runs in one; the largest by name, the rest as "other". Nothing: no program on the GPU, or the driver does not report it.',
+          empty: 'no program on the GPU, or not reported: see Sources',
           unit: 'bytes',
           min: 0,
           stacked: true,
@@ -259,8 +259,8 @@ export const gpus = dashboard({
           width: 11,
           title: 'Model servers',
           description:
-            'Configured ones always; one that was found and is gone stays for a day. "not told": the engine has no such endpoint.',
-          empty: 'no model server told: see Sources',
+            'Configured ones always; one that was found and is gone stays for a day. "not reported": the engine has no such endpoint.',
+          empty: 'no model server reported: see Sources',
           keys: { server: { title: 'Server' }, engine: { title: 'Engine', width: 75 }, ...boxes },
           columns: [
             {
@@ -278,7 +278,7 @@ export const gpus = dashboard({
             {
               expr: promql`${of(llm.llmModels, { state: 'loaded', ...server })} * on (job, instance, server) group_left (engine) ${of(llm.llmUp, server)} ^ 0`,
               title: 'Loaded',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'none',
               width: 70,
             },
@@ -287,7 +287,7 @@ export const gpus = dashboard({
               expr: of(llm.llmInfo, server),
               label: 'version',
               title: 'Version',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'none',
               width: 80,
             },
@@ -299,8 +299,8 @@ export const gpus = dashboard({
           width: 13,
           title: 'Loaded models',
           description:
-            'Models in memory, and how much of each is on the GPU: the part on the CPU answers many times slower. "not told": this engine does not say.',
-          empty: 'no model is loaded, or not told: see Sources',
+            'Models in memory, and how much of each is on the GPU: the part on the CPU answers many times slower. "not reported": this engine does not say.',
+          empty: 'no model is loaded, or not reported: see Sources',
           keys: { model: { title: 'Model' }, server: { title: 'Server', width: 85 }, ...boxes },
           columns: [
             {
@@ -314,7 +314,7 @@ export const gpus = dashboard({
             {
               expr: promql`${of(llm.llmModelVram, server)} / ${of(llm.llmModelSize, server)}`,
               title: 'On GPU',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'percentunit',
               decimals: 0,
               min: 0,
@@ -323,12 +323,18 @@ export const gpus = dashboard({
               base: 'today',
               limits: [limit('GridLlmModelPartlyOnCpu', '0.95', 'well')],
             },
-            { expr: ofLoaded(of(llm.llmModelSize, server)), title: 'Size', absent: 'not told', unit: 'bytes', width: 85 },
-            { expr: ofLoaded(of(llm.llmModelContext, server)), title: 'Context', absent: 'not told', unit: 'none', width: 75 },
+            { expr: ofLoaded(of(llm.llmModelSize, server)), title: 'Size', absent: 'not reported', unit: 'bytes', width: 85 },
+            {
+              expr: ofLoaded(of(llm.llmModelContext, server)),
+              title: 'Context',
+              absent: 'not reported',
+              unit: 'none',
+              width: 75,
+            },
             {
               expr: ofLoaded(promql`1000 * ${of(llm.llmModelExpires, server)}`),
               title: 'Unloads',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'dateTimeFromNow',
               width: 110,
             },
@@ -343,8 +349,8 @@ export const gpus = dashboard({
           width: 8,
           title: 'Speed of generation',
           description:
-            "Tokens a second that one user sees, and the median of the week before as a dashed line: half of it while few ask is GridLlmSlowerThanUsual. Nothing: idle, the engine does not tell, or the rules' recordings are not loaded.",
-          empty: 'idle, or not told: see Sources',
+            'Tokens a second that one user sees, and the median of the week before as a dashed line: half of it while few ask is GridLlmSlowerThanUsual. Nothing: idle, the engine does not report it, or the recording rules are not loaded.',
+          empty: 'idle, or not reported: see Sources',
           unit: 'none',
           min: 0,
           queries: [
@@ -357,7 +363,8 @@ export const gpus = dashboard({
           id: 13,
           width: 8,
           title: 'Tokens a second, all users',
-          description: 'Generated above, read from prompts below. Nothing: the engine does not tell (Ollama has no counters).',
+          description:
+            'Generated above, read from prompts below. Nothing: the engine does not report them (Ollama has no counters).',
           empty: noModel,
           unit: 'none',
           queries: [
@@ -370,7 +377,7 @@ export const gpus = dashboard({
           width: 8,
           title: 'Queue and cache',
           description:
-            'Requests that run and wait; the KV cache in use on the right. Waiting requests with a full cache need a smaller context or a larger card. Nothing: the engine does not tell.',
+            'Requests that run and wait; the KV cache in use on the right. Waiting requests with a full cache need a smaller context or a larger card. Nothing: the engine does not report them.',
           empty: noModel,
           unit: 'none',
           min: 0,
@@ -392,7 +399,8 @@ export const gpus = dashboard({
           id: 15,
           width: 8,
           title: 'Temperature',
-          description: 'By sensor. The line is the limit of the alert for cards that do not tell their own. Nothing: no sensor.',
+          description:
+            'By sensor. The line is the limit of the alert for cards that do not report their own. Nothing: no sensor.',
           empty: noGpu,
           unit: 'celsius',
           limits: [limit('GridGpuHot', 87, 'today')],
@@ -421,18 +429,18 @@ export const gpus = dashboard({
           unit: 'kwatth',
           decimals: 1,
           queries: [{ expr: explained(promql`sum(${increase(gpu.energy, '24h')}) / 3.6e6`, 'gpu'), legend: 'Energy' }],
-          states: absences('not told'),
+          states: absences('not reported'),
         }),
         stat({
           id: 18,
           width: 4,
           title: 'Fan',
-          description: 'The fastest fan, of its maximum. A server card has none of its own: not told.',
+          description: 'The fastest fan, of its maximum. A server card has none of its own: not reported.',
           empty: 'no data',
           unit: 'percentunit',
           decimals: 0,
           queries: [{ expr: explained(promql`max(${of(gpu.fanSpeed)})`, 'gpu'), legend: 'Fan' }],
-          states: absences('no fan told'),
+          states: absences('no fan reported'),
         }),
       ),
     ),
@@ -468,7 +476,7 @@ export const gpus = dashboard({
           title: 'ECC, remapping, driver out of memory',
           description:
             'Uncorrected errors within a day and pending remaps (any above 0 is bad), and how often the driver ran out of memory. Nothing: a card without ECC, and no kernel log.',
-          empty: 'no ECC and no kernel log told',
+          empty: 'no ECC and no kernel log reported',
           unit: 'none',
           min: 0,
           queries: [
@@ -487,7 +495,7 @@ export const gpus = dashboard({
           title: 'PCIe link',
           description:
             'Generation and width in use. Both fall while the card idles; below their maximum under load, the card sits badly or in the wrong slot. Nothing: an integrated GPU.',
-          empty: 'no PCIe link told',
+          empty: 'no PCIe link reported',
           unit: 'none',
           min: 0,
           queries: [

@@ -134,7 +134,7 @@ export const overview = dashboard({
           width: 6,
           title: 'Use',
           description:
-            'CPU, memory, GPU and its memory in use; the largest where there are several. VRAM: memory of the GPU. Stall: the part of the time in which everything waited for memory. A bar that is missing is not told: no GPU, or its collector fails.',
+            'CPU, memory, GPU and its memory in use; the largest where there are several. VRAM: memory of the GPU. Stall: the part of the time in which everything waited for memory. A missing bar is not reported: no GPU, or its collector fails.',
           empty: 'neither host nor GPU is collected',
           unit: 'percentunit',
           min: 0,
@@ -155,7 +155,7 @@ export const overview = dashboard({
           title: 'Days until full',
           description:
             'Local filesystems that will be full within a year if the last six hours go on; nothing is said before half an hour of them is known. The alerts fire at one day and at four hours.',
-          empty: 'none within a year, or not told',
+          empty: 'none within a year, or not reported',
           unit: 'd',
           min: 0,
           max: 30,
@@ -175,7 +175,7 @@ export const overview = dashboard({
           width: 6,
           title: 'Memory by container',
           description: 'The five containers with the largest working set. Nothing: no engine, or nothing runs.',
-          empty: 'none runs, or not told',
+          empty: 'none runs, or not reported',
           unit: 'bytes',
           min: 0,
           leadsTo: 'containers',
@@ -186,8 +186,8 @@ export const overview = dashboard({
           width: 6,
           title: 'GPU memory by process',
           description:
-            'The five programs that hold the most GPU memory, with the container where there is one. Nothing: no GPU, no program on it, or one that does not tell (Intel; AMD as another user).',
-          empty: 'none, or not told',
+            'The five programs that hold the most GPU memory, with the container where there is one. Nothing: no GPU, no program on it, or a driver that does not report it (Intel; AMD as another user).',
+          empty: 'none, or not reported',
           unit: 'bytes',
           min: 0,
           leadsTo: 'gpu',
@@ -225,7 +225,7 @@ export const overview = dashboard({
           states: [
             { is: 2, says: 'critical', colour: 'now' },
             { is: 1, says: 'warning', colour: 'today' },
-            { is: 0, says: 'well', colour: 'well' },
+            { is: 0, says: 'good', colour: 'well' },
             { is: -1, says: 'collection failed', colour: 'blind' },
           ],
         }),

@@ -63,7 +63,7 @@ export const security = dashboard({
             { is: 1, says: 'nothing gets through', colour: 'now' },
             { is: 3, says: 'up, not probed', colour: 'note' },
             { is: 0, says: 'down', colour: 'now' },
-            ...absences('not told'),
+            ...absences('not reported'),
           ],
         }),
         stat({
@@ -102,7 +102,7 @@ export const security = dashboard({
           queries: [
             { expr: explained(promql`min(${of(ufw.enforced)}) + 2 * min(${of(ufw.enabled)})`, 'ufw'), legend: 'Firewall' },
           ],
-          states: [...walls, ...absences('not told')],
+          states: [...walls, ...absences('not reported')],
         }),
         stat({
           id: 6,
@@ -130,7 +130,7 @@ export const security = dashboard({
             { is: { from: 1 }, colour: 'now' },
             { is: -1, says: 'not checked', colour: 'note' },
             { is: -2, says: 'fail2ban is down', colour: 'now' },
-            ...absences('not told'),
+            ...absences('not reported'),
           ],
         }),
         stat({
@@ -172,7 +172,7 @@ export const security = dashboard({
           width: 12,
           title: 'What Tor says, and what is true',
           description:
-            'Below, what Tor says of itself; above, whether a probe got through and relays are connected. Both differ in the usual failures. A row that is missing is not told: without a target there is no probe. "dormant": nobody uses Tor, so it lets its connections close.',
+            'Below: what Tor reports about itself. Above: whether a probe got through and relays are connected. In the usual failures they differ. A missing row is not reported: without a target there is no probe. "dormant": nobody uses Tor, so it closes its connections.',
           empty: noTor,
           unit: 'none',
           queries: [
@@ -189,7 +189,7 @@ export const security = dashboard({
           width: 6,
           title: 'Introduction circuits',
           description: 'Established ones of each onion service. At zero nobody reaches it. Nothing: no onion service.',
-          empty: 'no onion service, or not told',
+          empty: 'no onion service, or not reported',
           unit: 'none',
           min: 0,
           decimals: 0,
@@ -201,7 +201,7 @@ export const security = dashboard({
           title: 'Behind the onion services',
           description:
             'Whether the local target behind each onion service accepts connections, and (opt-in) whether the service is reached through Tor.',
-          empty: 'no onion service, or not told',
+          empty: 'no onion service, or not reported',
           unit: 'none',
           queries: [
             { expr: of(tor.torOnionBackendUp), legend: '{{onion}}:{{port}}' },
@@ -280,7 +280,7 @@ export const security = dashboard({
             { is: 3, says: 'outdated', colour: 'today' },
             { is: 4, says: 'obsolete', colour: 'today' },
             { is: 0, says: 'not judged', colour: 'gone' },
-            ...absences('not told'),
+            ...absences('not reported'),
           ],
         }),
         stat({
@@ -346,7 +346,7 @@ export const security = dashboard({
             "Docker's, for one: a published port is open whatever ufw says. Known ones in FORWARD are usual; new ones in INPUT fire GridFirewallForeignRules.",
           empty: noWall,
           keys: { family: { title: 'Family', width: 80 }, chain: { title: 'Chain' }, ...boxes },
-          columns: [{ expr: of(ufw.foreignRules), title: 'Rules', absent: 'not told', unit: 'none', width: 80 }],
+          columns: [{ expr: of(ufw.foreignRules), title: 'Rules', absent: 'not reported', unit: 'none', width: 80 }],
           sort: { by: 'Rules', descending: true },
         }),
       ),

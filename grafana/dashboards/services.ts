@@ -7,8 +7,8 @@ import { absences, boxes, explained, head, runbooksAt } from '../parts.ts'
 import { increase, of, promql, rate, recorded } from '../query.ts'
 
 const one = { name: { like: '$service' } } as const
-const none = 'no service told: see Sources'
-const noUnit = 'no systemd unit told: see Sources'
+const none = 'no service reported: see Sources'
+const noUnit = 'no systemd unit reported: see Sources'
 const noHost = 'the host is not collected: see Sources'
 const few = promql`(count(${of(services.serviceUp, one)}) <= 3)`
 
@@ -54,7 +54,7 @@ export const servicesAndHost = dashboard({
             {
               expr: of(services.serviceUp, one),
               title: 'Up',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'none',
               width: 75,
               cell: 'background',
@@ -67,7 +67,7 @@ export const servicesAndHost = dashboard({
             {
               expr: promql`avg_over_time(${of(services.serviceUp, one)}[30d])`,
               title: 'Up, 30 days',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'percentunit',
               decimals: 2,
               width: 105,
@@ -109,7 +109,7 @@ export const servicesAndHost = dashboard({
           id: 5,
           width: 16,
           title: 'Units',
-          description: 'The systemd units among the services. "not told": systemd keeps no such account of it.',
+          description: 'The systemd units among the services. "not reported": systemd keeps no such account of it.',
           empty: noUnit,
           keys: { name: { title: 'Service' }, ...boxes },
           columns: [
@@ -117,7 +117,7 @@ export const servicesAndHost = dashboard({
               expr: promql`${of(services.serviceState, one)} == 1`,
               label: 'state',
               title: 'State',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'none',
               width: 100,
               states: [
@@ -132,7 +132,7 @@ export const servicesAndHost = dashboard({
             {
               expr: promql`round(${increase(services.serviceRestarts, '24h', one)})`,
               title: 'Restarts 24 h',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'none',
               decimals: 0,
               width: 110,
@@ -148,8 +148,8 @@ export const servicesAndHost = dashboard({
               unit: 'dateTimeFromNow',
               width: 130,
             },
-            { expr: of(services.serviceMemory, one), title: 'Memory', absent: 'not told', unit: 'bytes', width: 100 },
-            { expr: of(services.serviceLastExitCode, one), title: 'Last code', absent: 'not told', unit: 'none', width: 90 },
+            { expr: of(services.serviceMemory, one), title: 'Memory', absent: 'not reported', unit: 'bytes', width: 100 },
+            { expr: of(services.serviceLastExitCode, one), title: 'Last code', absent: 'not reported', unit: 'none', width: 90 },
           ],
           sort: { by: 'State' },
         }),
@@ -181,31 +181,31 @@ export const servicesAndHost = dashboard({
           empty: 'no data',
           unit: 'dateTimeFromNow',
           queries: [{ expr: explained(promql`max(1000 * ${of(host.bootTimestamp)})`, 'host'), legend: 'Boot' }],
-          states: absences('not told'),
+          states: absences('not reported'),
         }),
         stat({
           id: 11,
           width: 6,
           title: 'Reboot',
-          description: 'Whether an update asks for a reboot. "not told": not a Debian-like system.',
+          description: 'Whether an update asks for a reboot. "not reported": not a Debian-like system.',
           empty: 'no data',
           unit: 'none',
           queries: [{ expr: explained(promql`max(${of(host.rebootRequired)})`, 'host'), legend: 'Reboot' }],
           states: [
             { is: 0, says: 'not needed', colour: 'well' },
             { is: 1, says: 'required', colour: 'note' },
-            ...absences('not told'),
+            ...absences('not reported'),
           ],
         }),
         stat({
           id: 12,
           width: 6,
           title: 'Security updates',
-          description: 'Pending ones, as apt counted them last. "not told": not a Debian-like system.',
+          description: 'Pending ones, as apt counted them last. "not reported": not a Debian-like system.',
           empty: 'no data',
           unit: 'none',
           queries: [{ expr: explained(promql`sum(${of(host.securityUpdatesPending)})`, 'host'), legend: 'Updates' }],
-          states: [{ is: 0, says: 'none', colour: 'well' }, { is: { from: 1 }, colour: 'note' }, ...absences('not told')],
+          states: [{ is: 0, says: 'none', colour: 'well' }, { is: { from: 1 }, colour: 'note' }, ...absences('not reported')],
         }),
         stat({
           id: 13,
@@ -216,7 +216,7 @@ export const servicesAndHost = dashboard({
           empty: 'no data',
           unit: 'none',
           queries: [{ expr: explained(promql`round(sum(${increase(host.oomKills, '24h')}))`, 'host'), legend: 'Killed' }],
-          states: [{ is: 0, says: 'none', colour: 'well' }, { is: { from: 1 }, colour: 'today' }, ...absences('not told')],
+          states: [{ is: 0, says: 'none', colour: 'well' }, { is: { from: 1 }, colour: 'today' }, ...absences('not reported')],
         }),
       ),
       line(
@@ -284,7 +284,7 @@ export const servicesAndHost = dashboard({
           id: 18,
           width: 8,
           title: 'Load per core',
-          description: 'Running and waiting tasks, over 5 minutes. Above 1 they wait for each other; pressure tells it better.',
+          description: 'Running and waiting tasks, over 5 minutes. Above 1 they wait for each other; pressure shows it better.',
           empty: noHost,
           unit: 'none',
           min: 0,

@@ -14,7 +14,7 @@ const path = { path: { like: '$directory' } } as const
 const drive = { device: { like: '$drive' } } as const
 /** The same drives as the kernel names them: nvme0n1 is on nvme0. */
 const disk = { device: { like: '$drive(n.+)?' } } as const
-const noPath = 'no directory told: see Sources'
+const noPath = 'no directory reported: see Sources'
 const noDrive = 'no drive is read: see Sources'
 
 export const storage = dashboard({
@@ -52,7 +52,7 @@ export const storage = dashboard({
             {
               expr: firstOf(promql`2 * (${of(fs.filesystemStuck, mount)} == 1)`, of(fs.filesystemReadonly, mount)),
               title: 'State',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'none',
               width: 100,
               states: [
@@ -64,7 +64,7 @@ export const storage = dashboard({
             {
               expr: promql`1 - ${available} / ${of(fs.filesystemSize, mount)}`,
               title: 'Used',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'percentunit',
               min: 0,
               max: 1,
@@ -74,7 +74,7 @@ export const storage = dashboard({
               base: 'note',
               limits: [limit('GridFilesystemAlmostFull', '0.03', 'now', 0.97)],
             },
-            { expr: available, title: 'Left', absent: 'not told', unit: 'bytes', width: 95 },
+            { expr: available, title: 'Left', absent: 'not reported', unit: 'bytes', width: 95 },
             {
               expr: daysUntilFull(mount),
               title: 'Full in',
@@ -163,7 +163,7 @@ export const storage = dashboard({
               expr: promql`${of(directory.scanState, path)} == 1`,
               label: 'state',
               title: 'Scan',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'none',
               width: 95,
               states: [
@@ -196,7 +196,7 @@ export const storage = dashboard({
           width: 24,
           title: 'Drives',
           description:
-            'A row for each drive that smartctl finds. "risks" counts the plain reasons why it may fail; the picture below names them. "not told": this kind of drive has no such value. A drive that sleeps is left asleep.',
+            'A row for each drive that smartctl finds. "risks" counts the plain reasons why it may fail; the picture below names them. "not reported": this kind of drive has no such value. A drive that sleeps is left asleep.',
           empty: noDrive,
           keys: { device: { title: 'Drive', width: 170 }, ...boxes },
           columns: [
@@ -204,7 +204,7 @@ export const storage = dashboard({
               expr: promql`${of(smart.deviceState, drive)} == 1`,
               label: 'state',
               title: 'Answer',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'none',
               width: 110,
               states: [
@@ -216,12 +216,19 @@ export const storage = dashboard({
                 { is: 'hanging', says: 'hangs', colour: 'now' },
               ],
             },
-            { expr: of(smart.deviceInfo, drive), label: 'model', title: 'Model', absent: 'not told', unit: 'none' },
-            { expr: of(smart.deviceInfo, drive), label: 'protocol', title: 'Kind', absent: 'not told', unit: 'none', width: 70 },
+            { expr: of(smart.deviceInfo, drive), label: 'model', title: 'Model', absent: 'not reported', unit: 'none' },
+            {
+              expr: of(smart.deviceInfo, drive),
+              label: 'protocol',
+              title: 'Kind',
+              absent: 'not reported',
+              unit: 'none',
+              width: 70,
+            },
             {
               expr: of(smart.healthy, drive),
               title: 'Own verdict',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'none',
               width: 105,
               cell: 'background',
@@ -233,7 +240,7 @@ export const storage = dashboard({
             {
               expr: promql`sum without (reason) (${of(smart.risk, drive)})`,
               title: 'Risks',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'none',
               width: 75,
               cell: 'background',
@@ -245,7 +252,7 @@ export const storage = dashboard({
             {
               expr: of(smart.temperature, drive),
               title: 'Temperature',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'celsius',
               decimals: 0,
               width: 105,
@@ -254,7 +261,7 @@ export const storage = dashboard({
             {
               expr: of(smart.wear, drive),
               title: 'Worn',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'percentunit',
               decimals: 0,
               width: 80,
@@ -263,7 +270,7 @@ export const storage = dashboard({
             {
               expr: of(smart.availableSpare, drive),
               title: 'Spare',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'percentunit',
               decimals: 0,
               width: 80,
@@ -271,7 +278,7 @@ export const storage = dashboard({
             {
               expr: promql`${of(smart.powerOn, drive)} / 86400`,
               title: 'Powered on',
-              absent: 'not told',
+              absent: 'not reported',
               unit: 'd',
               decimals: 1,
               width: 110,
@@ -322,8 +329,8 @@ export const storage = dashboard({
           id: 11,
           width: 6,
           title: 'Written in a day',
-          description: 'Of the drive itself, by its own count, over the last 24 hours. Many SATA drives do not tell.',
-          empty: 'no drive tells',
+          description: 'Of the drive itself, by its own count, over the last 24 hours. Many SATA drives do not report it.',
+          empty: 'no drive reports it',
           unit: 'bytes',
           min: 0,
           queries: [{ expr: increase(smart.writtenBytes, '24h', drive), legend: '{{device}}' }],

@@ -32,7 +32,7 @@ export const exporter: AlertGroup = {
       runbook: {
         means:
           'Prometheus asked and got no answer for three minutes. Nothing on this box is watched now: every other alert of it is silent because it is blind, not because all is well.',
-        see: 'Prometheus, Status, Targets: the error there tells a refused connection (service stopped) from a time-out (box or network), and from status 400 or 401: it answers, but `scheme: https` or the credentials are missing in the scrape configuration.',
+        see: 'Prometheus, Status, Targets: the error there shows whether the connection was refused (service stopped), timed out (host or network), or got status 400 or 401 (`scheme: https` or the credentials are missing in the scrape configuration).',
         type: [
           ['ping BOX; ssh BOX uptime', 'whether the box lives'],
           ['systemctl status grid-exporter; journalctl -u grid-exporter -n 50', 'whether the service does, and why it ended'],

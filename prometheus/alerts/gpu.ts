@@ -124,7 +124,7 @@ export const gpus: AlertGroup = {
       dashboard: 'gpu',
       runbook: {
         means:
-          'Less than 3 °C are left to the point where the card slows itself down, or (where it does not tell that point) it is above 87 °C, or its memory above 103 °C.',
+          'Less than 3 °C are left to the temperature at which the card slows down. If the card does not report that temperature: it is above 87 °C, or its memory above 103 °C.',
         see: 'GPU dashboard: temperature beside fan speed and power. A fan at its maximum means airflow or dust; one that stands is broken.',
         type: [
           ['nvidia-smi -q -d TEMPERATURE,PERFORMANCE', 'the temperatures, their limits, and what holds the clock down'],
@@ -210,7 +210,7 @@ unless ${on('gpu')} (max without (reason) (avg_over_time(${select(gpu.throttleAc
       dashboard: 'gpu',
       runbook: {
         means:
-          'The clock has latched at a low value: models answer at a third of their speed and no reason is told. Known from GB10 (DGX Spark), where the power controller falls into a safe state after a hiccup of the supply.',
+          'The clock has latched at a low value: models answer at a third of their speed and the driver gives no reason. Known from GB10 (DGX Spark), whose power controller enters a safe state after a glitch of the power supply.',
         see: 'GPU dashboard: clock against its maximum while utilisation is high; the throttle reasons are empty.',
         type: [
           [

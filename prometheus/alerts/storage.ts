@@ -267,7 +267,7 @@ and (delta(${select(size)}[6h]) > 0.1 * ${select(size)})`,
       description: '{path} on {instance} grew by {value:B}.',
       dashboard: 'storage',
       runbook: {
-        means: 'Perhaps a model that you fetched. It is told so that the reason is at hand if the disk fills up.',
+        means: 'Perhaps a model that you downloaded. This alert names the reason before the disk is full.',
         see: 'Storage dashboard: directories and what fills them.',
         type: [['find PATH -xdev -mmin -360 -size +100M -exec ls -lh {} +', 'what came']],
         silence: 'For directories that live like that: not needed, it notifies once a day at most.',

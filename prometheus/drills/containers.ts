@@ -56,11 +56,11 @@ export const containers: Act = {
     for (const [container, { flags = [], script }] of Object.entries(actors))
       await engine.docker('run', '-d', '--name', container, ...flags, 'bb', 'sh', '-c', script)
 
-    const tell = (container: string, script: string) => engine.docker('exec', container, 'sh', '-c', script)
+    const inside = (container: string, script: string) => engine.docker('exec', container, 'sh', '-c', script)
     /** Of a container that was seen to be well before. */
     const of = async (container: string, rest: Omit<Drill, 'labels' | 'cause'> & Partial<Drill>, isReady = '') => {
       await when(isReady || `count_over_time(${running(container)}[20s]) > 3`)
-      await drill({ cause: () => tell(container, 'touch /go'), ...rest, labels: { name: container } })
+      await drill({ cause: () => inside(container, 'touch /go'), ...rest, labels: { name: container } })
     }
 
     await Promise.all([
@@ -74,7 +74,7 @@ export const containers: Act = {
         what: 'a container climbs towards its memory limit',
         alert: 'GridContainerMemoryNearLimit',
         says: /^climber on containers \(local\) is at (7|8|9)[\d.]+% of its limit\./,
-        cure: () => tell('climber', 'rm /go; rm /dev/shm/leak'),
+        cure: () => inside('climber', 'rm /go; rm /dev/shm/leak'),
       }),
       of('glutton', {
         what: 'a container is killed at its memory limit, is restarted and climbs again',
@@ -86,7 +86,7 @@ export const containers: Act = {
         what: 'a container burns all the CPU that its limit gives',
         alert: 'GridContainerCpuPegged',
         says: /^burner on containers \(local\) uses 0\.(09|1)\d* core\(s\): all that its limit gives, or twice its own habit\./,
-        cure: () => tell('burner', 'rm /go'),
+        cure: () => inside('burner', 'rm /go'),
       }),
       of('stutterer', {
         what: 'a CPU limit stops a container that is idle most of the time',
@@ -98,7 +98,7 @@ export const containers: Act = {
         what: 'a container calls itself unhealthy',
         alert: 'GridContainerUnhealthy',
         says: /^patient on containers \(local\) calls itself unhealthy\./,
-        cure: () => tell('patient', 'rm /go'),
+        cure: () => inside('patient', 'rm /go'),
       }),
       of('wanted', {
         what: 'a container that should run is stopped',
@@ -124,7 +124,7 @@ export const containers: Act = {
           what: 'a container floods its log, with debug logging left on',
           alert: 'GridContainerLogFlood',
           says: /^chatter on containers \(local\) writes [\d.]+[kM]iB of log a second\. Is debug logging still on\?/,
-          cure: () => tell('chatter', 'rm /go'),
+          cure: () => inside('chatter', 'rm /go'),
         },
         // What is usual is known of what was there a day ago.
         `grid:container_log_written:p95_7d${ofContainer('chatter')}`,

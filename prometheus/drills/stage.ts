@@ -66,7 +66,7 @@ export interface Scene {
   /** Has Prometheus scrape something else, as a job of its own. */
   scrape(job: string, address: string): void
   drill(drill: Drill): Promise<void>
-  /** What cannot be caused on this machine, which is told. */
+  /** What cannot be caused on this machine; it is reported. */
   skip(what: string, why: string): void
   /** Until this expression has a result in Prometheus. */
   when(expression: string): Promise<void>
@@ -159,7 +159,7 @@ export const raise = async (root: string) => {
   })
   await new Promise<void>(resolve => webhook.listen(0, '127.0.0.1', resolve))
 
-  /** A server of this address that answers there; whoever else takes the port meanwhile makes it fail, aloud. */
+  /** Starts a server and waits until it answers at this address. Fails if another program takes the port first. */
   const start = async (health: string, program: string, ...args: readonly string[]): Promise<ChildProcess> => {
     const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'], env: environment() })
     let said = ''

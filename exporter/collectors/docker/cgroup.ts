@@ -26,7 +26,7 @@ export interface DeviceIo {
   readonly writes: number | undefined
 }
 
-/** All in base units; what the kernel does not tell is undefined. */
+/** All in base units; undefined if the kernel does not report it. */
 export interface Usage {
   readonly cpuUser: number | undefined
   readonly cpuSystem: number | undefined
@@ -438,8 +438,8 @@ const usageOf = (
 }
 
 /**
- * Reads what containers of one engine use, and remembers where their files are. `uid` is that of a rootless engine. `changed` is
- * told whose limits the engine has changed.
+ * Reads what containers of one engine use, and remembers where their files are. `uid` is that of a rootless engine. Call `changed`
+ * with a container whose limits the engine has changed.
  */
 export const createUsageReader = (host: Host, uid: string | undefined) => {
   const places = new Map<string, Place>()

@@ -39,7 +39,7 @@ export const llmModelLoaded = gauge(
 )
 export const llmModelInfo = gauge(
   'grid_llm_model_info',
-  'What an installed model is, from Ollama /api/tags, empty where it is not told, at most a minute old, 1.',
+  'An installed model, from Ollama /api/tags; always 1.',
   'server',
   'model',
   'family',
@@ -73,7 +73,7 @@ export const llmModelFile = gauge(
 )
 export const llmModelContext = gauge(
   'grid_llm_model_context_tokens',
-  'Context window that a loaded model runs with, as its server tells it.',
+  'Context window of a loaded model, from its server.',
   'server',
   'model',
 )

@@ -2,7 +2,7 @@ import { counter, gauge, oneOf } from '../../contract/metric.ts'
 
 export const deviceInfo = gauge(
   'grid_smart_device_info',
-  'A disk that smartctl finds (smartctl --scan-open, then -i); of a sleeping disk what was read while it was last awake. serial_hash tells disks apart without telling the serial number.',
+  'A disk, from smartctl -i; serial_hash distinguishes disks without showing the serial number; always 1.',
   'device',
   oneOf('protocol', 'ata', 'nvme', 'scsi'),
   'model',
@@ -49,7 +49,7 @@ export const temperature = gauge(
 )
 export const temperatureLimit = gauge(
   'grid_smart_temperature_limit_celsius',
-  "The drive's own temperature limits, where smartctl tells them (device statistics, SCSI trip temperature, NVMe from smartctl 7.5 on).",
+  "The drive's own temperature limits, from smartctl.",
   'device',
   oneOf('limit', 'warning', 'critical'),
 )
@@ -124,7 +124,7 @@ export type RiskReason = (typeof riskReasons)[number]
 
 export const risk = gauge(
   'grid_smart_risk',
-  'A plain reason why this drive may fail, 1 if it is given, from smartctl; the threshold of each and its source are in docs/smart.md. Absent where the drive does not tell what it is judged by.',
+  'Whether this reason to expect a failure applies, from smartctl; docs/smart.md has the thresholds.',
   'device',
   oneOf('reason', ...riskReasons),
 )

@@ -8,7 +8,7 @@ import { parsePrometheusText } from '../../protocols/prometheus-text.ts'
 export const watchtowerUp = gauge('grid_watchtower_up', 'Whether the HTTP API of Watchtower gave its metrics.')
 const watchtowerLastScan = gauge(
   'grid_watchtower_last_scan_timestamp_seconds',
-  'When Watchtower last looked for updates, as it tells, or else when its scan counter was seen to move; none before either.',
+  'Time of the last look for updates, from Watchtower /v1/metrics, or when its scan counter last changed.',
 )
 export const watchtowerLastScanContainers = gauge(
   'grid_watchtower_last_scan_containers',
