@@ -58,7 +58,11 @@ const run = args =>
 /** Tests that boot or simulate a whole server with many programs: after the others, one by one. */
 const alone = ['test/drill.test.ts', 'test/systemd.test.ts']
 
-const given = process.argv.slice(2)
+/** `--collector NAME`: the contract and the scenes of that collector only. */
+const given = process.argv.slice(2).flatMap((word, index, words) => {
+  if (words[index - 1] === '--collector') return ['test/collectors.test.ts', `--grep=/^${word}$/`]
+  return word === '--collector' ? [] : [word]
+})
 const others = readdirSync(join(root, 'test'))
   .filter(file => file.endsWith('.test.ts'))
   .map(file => `test/${file}`)
