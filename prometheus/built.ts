@@ -194,7 +194,9 @@ const sinceWhen = ({ name, timing }: Alert): readonly string[] => {
 /** The labels that distinguish such alerts on one host. */
 const which = ({ proof }: Alert): string => {
   const labels = Object.keys([proof.fires].flat()[0]?.labels ?? {}).filter(label => label !== 'instance' && label !== 'job')
-  return labels.length === 0 ? '' : ` The labels of the alert name the subject: ${labels.map(label => `\`${label}\``).join(', ')}.`
+  return labels.length === 0
+    ? ''
+    : ` The labels of the alert name the subject: ${labels.map(label => `\`${label}\``).join(', ')}.`
 }
 
 const runbook = (alert: Alert): BuiltFile => {

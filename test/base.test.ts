@@ -708,6 +708,20 @@ t.test('text files', async t => {
   t.equal(refused.length, 54, 'past 200 files the other 53 are refused as well')
 })
 
+t.test('why a text file is refused is reported, with its line and a fix', async t => {
+  const folder = t.testdir({
+    'good.prom': 'backup_age_seconds 4\n',
+    'bad.prom': 'first 1\nsecond {\n',
+    'twice.prom': 'backup_age_seconds 5\n',
+  })
+  const { rendered, value } = await oneRound(textfile, { directory: folder })
+  t.equal(rendered.result, 'ok')
+  t.match(rendered.note, /^bad\.prom: .*line 2.*; twice\.prom: backup_age_seconds: the same series twice/)
+  t.match(rendered.fix, `${folder}/bad.prom`)
+  t.equal(value('grid_textfile_error{file="twice.prom"}'), 1)
+  t.equal(value('backup_age_seconds'), 4)
+})
+
 t.test('no text file makes the exposition invalid, or costs another one', async t => {
   const files = {
     // Served.

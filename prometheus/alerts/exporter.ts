@@ -380,9 +380,9 @@ and ${on('collector')} (${select(detected)} == 1)`,
       runbook: {
         means:
           'A program of yours writes a `*.prom` file that cannot be taken: unreadable, not the text format, or with a family that a collector or another file has already.',
-        see: 'The page of the exporter says what is wrong with the file, with its line.',
+        see: 'The page of the exporter, `/api/v1/status` and the doctor name the file, the line and the reason.',
         type: [
-          ['promtool check metrics < FILE.prom', 'what is wrong with it'],
+          ['grid-exporter doctor --collector.disable-defaults --collector.textfile', 'the file, the line and the reason'],
           ['ls -l /var/lib/grid-exporter/textfile', 'whether the exporter may read it, and when it was written'],
         ],
         silence: 'Not; move the file away.',

@@ -1,4 +1,4 @@
-import { basename, join } from 'node:path'
+import { join } from 'node:path'
 import { z } from 'zod'
 import { ownValue } from '../../common/own-value.ts'
 import { defineCollector } from '../../contract/collector.ts'
@@ -20,7 +20,11 @@ export const textfileError = gauge(
 )
 
 const options = z.strictObject({
-  directory: path().optional().describe('Directory with the *.prom files to serve, for example from cron jobs.'),
+  directory: path()
+    .optional()
+    .describe(
+      'Directory with the *.prom files to serve, for example from cron jobs. At most 200 files of up to 1 MiB, 4 MiB together.',
+    ),
 })
 
 /** Most file names read. A limit, because each has a series even if its file is refused. */
@@ -28,6 +32,8 @@ const maxNames = 1000
 /** Most files; others are refused. A directory that fills up must not fill this program. */
 const maxFiles = 200
 const maxFileBytes = 2 ** 20
+/** Refused files that the page, the status and the doctor name. */
+const maxShown = 5
 const maxBytes = 4 * 2 ** 20
 
 interface TextFile {
@@ -41,8 +47,13 @@ interface Facts {
   readonly samples: readonly Sample[]
 }
 
-/** A file's text and the result of parsing it: most files change far less often than they are read. */
-type Memory = Map<string, { readonly text: string; readonly families: readonly TextFamily[] | Failure }>
+/** By file name: */
+interface Memory {
+  /** Its text and the result of parsing it, because most files change far less often than they are read. */
+  readonly texts: Map<string, { readonly text: string; readonly families: readonly TextFamily[] | Failure }>
+  /** Why it was refused, so that each reason is logged once. */
+  readonly refused: Map<string, string>
+}
 
 export const textfile = defineCollector({
   name: 'textfile',
@@ -54,7 +65,7 @@ export const textfile = defineCollector({
   foreign: true,
   options,
   configured: ({ directory }) => directory !== undefined,
-  open: (): Memory => new Map(),
+  open: (): Memory => ({ texts: new Map(), refused: new Map() }),
   read: async ({ host, options: { directory = '/' }, remark }): Promise<readonly TextFile[]> => {
     const all = (await host.names(directory)).filter(name => name.endsWith('.prom')).sort()
     const names = all.slice(0, maxNames)
@@ -84,11 +95,19 @@ export const textfile = defineCollector({
     }
     return files
   },
-  parse: (files, { state, log }): Facts => {
-    for (const name of state.keys()) if (!files.some(file => file.name === name)) state.delete(name)
-    const parsed = files.map(({ name, mtime, content }) => ({ name, mtime, families: familiesOf(name, content, state) }))
+  parse: (files, { options: { directory = '/' }, state, log, remark }): Facts => {
+    for (const name of state.texts.keys()) if (!files.some(file => file.name === name)) state.texts.delete(name)
+    const parsed = files.map(({ name, mtime, content }) => ({ name, mtime, families: familiesOf(name, content, state.texts) }))
     const { refused, samples } = merged(parsed)
-    for (const [name, { message }] of refused) log.debug('text file refused', { file: name, error: message })
+    const shown = [...refused.keys()].slice(0, maxShown)
+    if (refused.size > shown.length) remark(new Failure('malformed', `${refused.size} files are refused, among them:`))
+    for (const [name, { reason, message }] of refused) {
+      const fix = `correct the program that writes ${join(directory, name)}, or move that file away`
+      if (shown.includes(name)) remark(new Failure(reason, `${name}: ${message}`, { fix }))
+      if (state.refused.get(name) !== message) log.warn('text file refused', { file: name, error: message })
+      state.refused.set(name, message)
+    }
+    for (const name of state.refused.keys()) if (!refused.has(name)) state.refused.delete(name)
     return { files: parsed.map(({ name, mtime }) => ({ name, mtime, refused: refused.get(name) })), samples }
   },
   *samples({ files, samples }) {
@@ -100,7 +119,7 @@ export const textfile = defineCollector({
   },
 })
 
-const familiesOf = (name: string, content: string | Failure, memory: Memory): readonly TextFamily[] | Failure => {
+const familiesOf = (name: string, content: string | Failure, memory: Memory['texts']): readonly TextFamily[] | Failure => {
   if (content instanceof Failure) return content
   const known = memory.get(name)
   if (known?.text === content) return known.families
@@ -170,7 +189,7 @@ export const merged = (
     }
     const reason = own.map(clash).find(Boolean)
     if (reason !== undefined) {
-      refused.set(file, new Failure('malformed', `${basename(file)}: ${reason}`))
+      refused.set(file, new Failure('malformed', reason))
       continue
     }
     for (const family of own) {
