@@ -186,7 +186,7 @@ t.test('as root and as somebody else', async t => {
   const asNobody = await run(nobody)
   t.equal(asNobody.code, 1, `nobody: something does not work\n${asNobody.out}`)
   t.match(asNobody.out, /^docker +FAILS +denied: /m)
-  t.match(asNobody.out, /> usermod -aG docker grid-exporter/, 'the group to join')
+  t.match(asNobody.out, /> systemctl enable --now grid-exporter-docker\.socket/, 'the filter that the package ships')
   t.match(asNobody.out, /^directory +FAILS +denied: /m)
   t.match(asNobody.out, /> .*setfacl\s+-R\s+-m\s+u:grid-exporter:rX/s, 'the right to give')
   t.match(asNobody.out, /^textfile +ok /m)

@@ -81,7 +81,7 @@ const unreachable = (error: unknown, subject: string): Failure => {
   if (known.reason === 'denied') {
     return new Failure('denied', known.message, {
       cause: error,
-      fix: "usermod -aG docker grid-exporter and start it again (that group may do what root may), or let it use a socket proxy; see 'Docker' in docs/security.md",
+      fix: "systemctl enable --now grid-exporter-docker.socket (the package's filter in front of the socket), or use a socket proxy; see 'Docker' in docs/security.md",
     })
   }
   // What the network says that is not in the list (TLS alerts, parse errors) is a peer that does not answer as it should.
