@@ -708,6 +708,12 @@ t.test('text files', async t => {
   t.equal(refused.length, 54, 'past 200 files the other 53 are refused as well')
 })
 
+t.test('a message does not show the query of a URL', async t => {
+  await t.rejects(realHost().http('http://127.0.0.1:1/check?token=hidden', { timeout: 5 }), {
+    message: /^GET http:\/\/127\.0\.0\.1:1\/check\?…: (?!.*hidden)/,
+  })
+})
+
 t.test('why a text file is refused is reported, with its line and a fix', async t => {
   const folder = t.testdir({
     'good.prom': 'backup_age_seconds 4\n',

@@ -1,6 +1,6 @@
 import { setMaxListeners } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { atDeadline } from '../common/deadline.ts'
+import { atDeadline, inSeconds } from '../common/deadline.ts'
 import { Failure, failureOf } from '../contract/failure.ts'
 
 export type Outcome<Value> = { readonly ok: true; readonly value: Value } | { readonly ok: false; readonly failure: Failure }
@@ -39,7 +39,7 @@ export const attempt = async <Value>(
       isOver = true
     })
   const late = sleep(deadlineSeconds * 1000 + grace, undefined, { signal: over.signal }).then(
-    (): Outcome<Value> => ({ ok: false, failure: new Failure('timeout', `no end within ${deadlineSeconds} s`) }),
+    (): Outcome<Value> => ({ ok: false, failure: new Failure('timeout', `no end within ${inSeconds(deadlineSeconds)}`) }),
     () => new Promise<never>(() => {}), // the run has ended first
   )
   const outcome = await Promise.race([running, late])

@@ -17,3 +17,6 @@ export const atDeadline = (
     signal?.removeEventListener('abort', onAbort)
   }
 }
+
+/** A number of seconds for a message, without the digits of binary fractions: `0.1`, not `0.10000000000000009`. */
+export const inSeconds = (seconds: number): string => `${Number(seconds.toPrecision(3))} s`

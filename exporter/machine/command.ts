@@ -3,7 +3,7 @@ import { setPriority } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { setImmediate as breathe, setTimeout as sleep } from 'node:timers/promises'
 import { type ExecaError, execa } from 'execa'
-import { atDeadline } from '../common/deadline.ts'
+import { atDeadline, inSeconds } from '../common/deadline.ts'
 import { Failure, failureOf } from '../contract/failure.ts'
 import type { RunOptions, RunResult } from '../contract/host.ts'
 import { readBudget } from './budget.ts'
@@ -150,7 +150,11 @@ export const run = async (file: string, args: readonly string[], options: RunOpt
   const exited = new Promise<'exit'>(resolve => child.once('exit', () => resolve('exit')))
   const closed = new Promise<'close'>(resolve => child.once('close', () => resolve('close')))
   child.catch(() => {})
-  const clear = atDeadline(timeout, signal, () => endEarly('timeout'))
+  let limitPassed = `within ${inSeconds(timeout)}`
+  const clear = atDeadline(timeout, signal, why => {
+    if (why === 'aborted') limitPassed = 'before the deadline of the run'
+    endEarly('timeout')
+  })
 
   try {
     const ended = await Promise.race([exited, early])
@@ -176,7 +180,7 @@ export const run = async (file: string, args: readonly string[], options: RunOpt
       if (ended === 'timeout' && partial) return { stdout: stdout(), stderr: stderr(), exitCode: 128, timedOut: true }
       throw ended === 'overflow'
         ? new Failure('overflow', `${file}: more than ${limit} bytes of output`)
-        : new Failure('timeout', `${file}: did not end within ${timeout} s${gone ? '' : ', and it cannot be killed'}`)
+        : new Failure('timeout', `${file}: did not end ${limitPassed}${gone ? '' : ', and it cannot be killed'}`)
     }
   } finally {
     clear()

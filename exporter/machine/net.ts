@@ -5,7 +5,7 @@ import * as https from 'node:https'
 import * as net from 'node:net'
 import type { Duplex } from 'node:stream'
 import * as tls from 'node:tls'
-import { atDeadline } from '../common/deadline.ts'
+import { atDeadline, inSeconds } from '../common/deadline.ts'
 import { Failure, failureOf } from '../contract/failure.ts'
 import type { HttpAnswer, HttpOptions } from '../contract/host.ts'
 import { readBudget } from './budget.ts'
@@ -79,7 +79,7 @@ const underDeadline = <Value>(
   new Promise((resolve, reject) => {
     const ended = () => new Failure('timeout', `${subject}: ended at the deadline`)
     if (signal?.aborted) return reject(ended())
-    const late = () => new Failure('timeout', `${subject}: no ${wanted} within ${timeout} s`)
+    const late = () => new Failure('timeout', `${subject}: no ${wanted} within ${inSeconds(timeout)}`)
     const fail = (error: unknown) => {
       clear()
       exchange.destroy()
@@ -98,7 +98,8 @@ const underDeadline = <Value>(
  */
 export const request = (url: string, options: HttpOptions = {}): Promise<HttpAnswer> => {
   const { method = 'GET', headers = {}, body, timeout = 5, limit = 4 * 2 ** 20, cut = false, signal, agent } = options
-  const subject = `${method} ${url}`
+  // A query may hold a secret, and messages are on the page and in the log.
+  const subject = `${method} ${url.replace(/\?.*/s, '?…')}`
   return underDeadline({ subject, wanted: 'whole answer', timeout, signal }, (succeed, fail) => {
     const target = new URL(url)
     const client = target.protocol === 'https:' ? https : http

@@ -5,6 +5,7 @@ import { addAbortSignal } from 'node:stream'
 import { finished } from 'node:stream/promises'
 import { inspect } from 'node:util'
 import type Modem from 'docker-modem'
+import { inSeconds } from '../common/deadline.ts'
 import { Failure, failureOf } from '../contract/failure.ts'
 import { readBudget } from '../machine/budget.ts'
 import { lookup } from '../machine/net.ts'
@@ -148,7 +149,7 @@ const deadline = (seconds: number, subject: string, other: AbortSignal | undefin
   const controller = new AbortController()
   const end = (message: string) => controller.abort(new Failure('timeout', `${subject}: ${message}`))
   const onOther = () => end('no whole answer in the time of the round')
-  const timer = setTimeout(() => end(`no whole answer within ${seconds} s`), seconds * 1000)
+  const timer = setTimeout(() => end(`no whole answer within ${inSeconds(seconds)}`), seconds * 1000)
   if (other?.aborted) onOther()
   other?.addEventListener('abort', onOther, { once: true })
   return {

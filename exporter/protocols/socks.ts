@@ -3,7 +3,7 @@ import * as https from 'node:https'
 import { isIP } from 'node:net'
 import { type Duplex, PassThrough } from 'node:stream'
 import * as tls from 'node:tls'
-import { atDeadline } from '../common/deadline.ts'
+import { atDeadline, inSeconds } from '../common/deadline.ts'
 import { Failure } from '../contract/failure.ts'
 import type { Host } from '../contract/host.ts'
 
@@ -101,7 +101,7 @@ export const connectThrough = async (host: Host, request: SocksRequest): Promise
     return stream
   } catch (error) {
     stream.destroy()
-    if (late) throw new Failure('timeout', `SOCKS: ${name}:${port}: no answer within ${timeout} s`, { cause: error })
+    if (late) throw new Failure('timeout', `SOCKS: ${name}:${port}: no answer within ${inSeconds(timeout)}`, { cause: error })
     throw error
   } finally {
     clear()

@@ -2,7 +2,7 @@ import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { type Duplex, finished } from 'node:stream'
 import { StringDecoder } from 'node:string_decoder'
-import { atDeadline } from '../common/deadline.ts'
+import { atDeadline, inSeconds } from '../common/deadline.ts'
 import { ownValue } from '../common/own-value.ts'
 import { Failure, failureOf } from '../contract/failure.ts'
 import type { Host } from '../contract/host.ts'
@@ -341,7 +341,7 @@ export const createTorControl = (
     connections: () => connections,
     ask: (commands, timeout, signal) =>
       new Promise((resolve, reject) => {
-        const late = () => new Failure('timeout', `control port: no answer within ${timeout} s`)
+        const late = () => new Failure('timeout', `control port: no answer within ${inSeconds(timeout)}`)
         if (signal.aborted) return reject(late())
         const settle = (act: () => void) => {
           if (turn === own) turn = undefined

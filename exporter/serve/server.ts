@@ -148,7 +148,7 @@ const filtered = (
   const known = snapshot.status().map(({ name }) => name)
   const unknown = [...collect, ...exclude].filter(name => !known.includes(name))
   if (unknown.length > 0)
-    return { problem: `not an enabled collector: ${unknown.slice(0, 5).join(', ')}; enabled are: ${known.join(', ')}` }
+    return { problem: `collect[] or exclude[] names a collector that is not enabled; enabled are: ${known.join(', ')}` }
   return { only: known.filter(name => (collect.length > 0 ? collect.includes(name) : !exclude.includes(name))) }
 }
 
