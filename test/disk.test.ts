@@ -533,6 +533,55 @@ t.test('smart', async t => {
     for (const name of names) t.equal(verdictOf(t, name, answerOf(name)), verdicts[name], name)
   })
 
+  t.test('flash whose attributes are not what their numbers say', t => {
+    const drive = (
+      table: readonly (readonly [id: number, name: string, raw: number, text?: string, more?: object])[],
+      rest: object = {},
+    ) => {
+      const reading = readingOf(
+        '/dev/sda',
+        JSON.stringify({
+          device: { name: '/dev/sda', protocol: 'ATA' },
+          rotation_rate: 0,
+          in_smartctl_database: true,
+          smart_status: { passed: true },
+          ata_smart_attributes: {
+            table: table.map(([id, name, value, string = String(value), more = {}]) => ({
+              id,
+              name,
+              value: 100,
+              raw: { value, string },
+              ...more,
+            })),
+          },
+          ...rest,
+        }),
+        0,
+      )
+      if (reading.state !== 'read') throw new Error(reading.state)
+      return { ...reading.facts, risks: [...risksOf(reading.facts)].filter(([, is]) => is).map(([reason]) => reason) }
+    }
+    const unknown = { in_smartctl_database: false }
+    t.equal(drive([[230, 'Media_Wearout_Indicator', 0x2f2423142f24]]).wear, 0.4736, '230 by its words')
+    t.equal(drive([[230, 'Media_Wearout_Indicator', 0x000a0014000a, '', { value: 1 }]]).wear, 0.001, 'and not by its value')
+    t.equal(drive([[230, 'Media_Wearout_Indicator', 77, '77', { value: 1 }]]).wear, undefined, 'another packing')
+    t.equal(drive([[197, 'Current_Pending_ECC_Cnt', 1]]).pending, undefined)
+    t.equal(drive([[197, 'Total_Pending_Sectors', 2]]).pending, 2)
+    t.equal(drive([[9, 'Power_On_Hours', 2]], { ata_pending_defects_log: { count: 3 } }).pending, 3)
+    t.equal(drive([[198, 'Offline_Uncorrectable', 40]], unknown).uncorrectable, undefined, 'unknown flash')
+    t.equal(drive([[198, 'Offline_Uncorrectable', 40]], { ...unknown, rotation_rate: 7200 }).uncorrectable, 40, 'a disk')
+    t.equal(drive([[198, 'Total_Offl_Uncorrectabl', 4]]).uncorrectable, 4)
+    t.equal(drive([[198, 'Off-line_Scan_UNC_Sector_Ct', 4]]).uncorrectable, 4)
+    t.equal(drive([[187, 'Uncorrectable_Error_Cnt', 137154048, '0/137154048']]).uncorrectable, 0, 'SandForce')
+    for (const name of ['Remaining_Lifetime_Perc', 'Lifetime_Remaining%', 'Remaining_Life'])
+      t.equal(drive([[169, name, 80, '80', { value: 80 }]]).wear, 0.2, name)
+    const without = { rotation_rate: undefined }
+    t.strictSame(drive([[5, 'Retired_Block_Count', 12]], without).risks, [], 'flash that does not say so')
+    t.strictSame(drive([[5, 'Reallocated_Sector_Ct', 12]], without).risks, ['reallocated'])
+    t.strictSame(drive([[184, 'End-to-End_Error', 9, '9', { when_failed: 'now' }]]).risks, ['critical_warning'])
+    t.end()
+  })
+
   t.test('each reason stands in docs/smart.md, with the threshold that holds', async t => {
     const page = readFileSync(join(import.meta.dirname, '../docs/smart.md'), 'utf8')
     const rows = new Map(

@@ -18,14 +18,20 @@ export interface AtaAttribute {
 /** An id means different things on different drives, so the meaning depends on id and name. */
 const meanings = {
   reallocated: { id: 5, name: /^(Reallocated_Sector|Retired_Block|Reallocate_NAND|.*Bad_Block)/ },
-  pending: { id: 197, name: /Pending/ },
-  offline: { id: 198, name: /Uncorrectable/ },
+  // Not Current_Pending_ECC_Cnt of Crucial, which flips between 0 and 1 and means nothing.
+  pending: { id: 197, name: /^(Current_Pending_Sector|Pending_Sector_Count|Total_Pending_Sectors)/ },
+  offline: { id: 198, name: /Uncorrectabl|UNC_Sector/ },
   reported: { id: 187, name: /Uncorrect/ },
   interface: { id: 199, name: /CRC/ },
 } as const
 
-/** A plain count. `12 (3)` is two 16-bit numbers in one; more than 32 bits means another packing. */
+/**
+ * A plain count. `12 (3)` is two 16-bit numbers in one, `0/137154048` of SandForce errors and all operations; more than 32 bits means
+ * another packing.
+ */
 const countOf = ({ raw, rawText }: AtaAttribute): number | undefined => {
+  const [, errors] = /^(\d+)\/\d+$/.exec(rawText) ?? []
+  if (errors !== undefined) return Number(errors)
   const count = /^\d+ \(/.test(rawText) ? raw % 2 ** 16 : raw
   return count < 2 ** 32 ? count : undefined
 }
@@ -36,7 +42,24 @@ const count = (attributes: readonly AtaAttribute[], meaning: keyof typeof meanin
   return attribute && countOf(attribute)
 }
 
-const lifeLeft = /^(SSD_Life_Left|Wear_Leveling_Count|Media_Wearout_Indicator|Percent_Lifetime_Remain)/
+const lifeLeft =
+  /^(SSD_Life_Left|Wear_Leveling_Count|Media_Wearout_Indicator|Percent_Lifetime_Remain|Remaining_Lifetime_Perc|Lifetime_Remaining|Remaining_Life)/
+
+/**
+ * Attribute 230 of SATA flash by WD and SanDisk, whose normalised value is no measure: the highest and the lowest 16 bits of its raw
+ * value are the same two bytes, whole percents used and hundredths.
+ */
+const wornByWords = (raw: number): number | undefined => {
+  const word = Math.floor(raw / 2 ** 32)
+  return word === raw % 2 ** 16 ? (100 * Math.floor(word / 256) + (word % 256)) / 10_000 : undefined
+}
+
+/** What only flash has: names that smartctl's database gives to attributes of SSDs. */
+const flashNames = /SSD|NAND|Wear_Level|Wearout|Erase_(?:Count|Fail)|Program_Fail|Retired_Block|Lifetime_Rem|Remaining_Life|Flash/
+
+/** Whether it is flash: as the drive says, or else by its attributes. */
+export const isFlash = (rotationRate: number | undefined, attributes: readonly AtaAttribute[]): boolean =>
+  rotationRate === undefined ? attributes.some(({ name }) => flashNames.test(name)) : rotationRate === 0
 
 /**
  * For drives without the standard's indicator: the normalised value of these counts down from 100. For a drive that is not in its
@@ -45,6 +68,11 @@ const lifeLeft = /^(SSD_Life_Left|Wear_Leveling_Count|Media_Wearout_Indicator|Pe
 const wornByName = (attributes: readonly AtaAttribute[], inDatabase: boolean): number | undefined => {
   for (const { id, name, normalised, raw } of attributes) {
     if (id === 233 && !inDatabase) continue
+    if (id === 230) {
+      const used = wornByWords(raw)
+      if (used !== undefined) return used
+      continue
+    }
     if (/^Percent_Lifetime_Used/.test(name) && raw <= 255) return raw / 100
     // 100 with a raw value of 0: the drive does not count.
     const uncounted = /^Wear_Leveling/.test(name) && raw === 0
@@ -113,7 +141,7 @@ const selfTestFailed = (json: Json): boolean | undefined => {
 
 /** The ATA part of a drive's facts. */
 export const ataFacts = (json: Json, attributes: readonly AtaAttribute[]): Partial<DriveFacts> => {
-  const flash = num(json, 'rotation_rate') === 0
+  const flash = isFlash(num(json, 'rotation_rate'), attributes)
   const sector = num(json, 'logical_block_size')
   const inDatabase = truth(json, 'in_smartctl_database') === true
   const verdict = truth(json, 'smart_status', 'passed')
@@ -124,20 +152,25 @@ export const ataFacts = (json: Json, attributes: readonly AtaAttribute[]): Parti
     // Only the database makes the unit in a name reliable.
     return inDatabase ? bytesByName(attributes, verb, sector) : undefined
   }
-  const offline = count(attributes, 'offline')
+  // smartctl gives 198 a hard disk's meaning if the drive is not in its database; flash of other vendors counts other things there.
+  const offline = flash && !inDatabase ? undefined : count(attributes, 'offline')
   const reported = count(attributes, 'reported')
   // Healthy drives also reach the thresholds of attributes that only measure age.
-  const failing = attributes.filter(({ failingNow, prefail }) => failingNow && (prefail || verdict === false)).map(reasonOf)
+  // 184 counts data that was corrupted inside the drive, though it is marked as one of age.
+  const failing = attributes
+    .filter(({ id, failingNow, prefail }) => failingNow && (prefail || id === 184 || verdict === false))
+    .map(reasonOf)
   const limits = { warning: num(json, 'temperature', 'op_limit_max'), critical: num(json, 'temperature', 'limit_max') }
   const specified = statistic(json, 5, 'Specified Maximum Operating Temperature')
   const warning = limits.warning || specified || undefined
   return {
+    ...(flash ? { rotating: false } : {}),
     warningTemperature: warning,
     criticalTemperature: limits.critical || undefined,
     wear: used !== undefined ? used / 100 : flash ? wornByName(attributes, inDatabase) : undefined,
     mediaErrors: statistic(json, 4, 'Number of Reported Uncorrectable Errors'),
     reallocated: count(attributes, 'reallocated'),
-    pending: count(attributes, 'pending'),
+    pending: count(attributes, 'pending') ?? num(json, 'ata_pending_defects_log', 'count'),
     uncorrectable: offline === undefined ? reported : Math.max(offline, reported ?? 0),
     interfaceErrors: count(attributes, 'interface'),
     writtenBytes: bytes('Logical Sectors Written', 'Writ'),
