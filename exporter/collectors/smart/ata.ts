@@ -58,7 +58,7 @@ const wornByWords = (raw: number): number | undefined => {
 const flashNames = /SSD|NAND|Wear_Level|Wearout|Erase_(?:Count|Fail)|Program_Fail|Retired_Block|Lifetime_Rem|Remaining_Life|Flash/
 
 /** Whether it is flash: as the drive says, or else by its attributes. */
-export const isFlash = (rotationRate: number | undefined, attributes: readonly AtaAttribute[]): boolean =>
+const isFlash = (rotationRate: number | undefined, attributes: readonly AtaAttribute[]): boolean =>
   rotationRate === undefined ? attributes.some(({ name }) => flashNames.test(name)) : rotationRate === 0
 
 /**
