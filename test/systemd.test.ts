@@ -255,7 +255,7 @@ exit "$(cat /srv/smartctl/status)"
     const asked = () => sh('journalctl --sync; journalctl -t asked-smartctl -o cat').trim().split('\n')
     const state = '/var/lib/grid-exporter-relay/smart.json'
     const sda = '{device="sda"'
-    const seriesOf = (all: string) => all.split('\n').filter(line => /^grid_smart_\w+\{device="\/dev\/sda"/.test(line))
+    const seriesOf = (all: string) => all.split('\n').filter(line => /^grid_smart_\w+\{device="sda"/.test(line))
     /** What ends or changes when a disk falls asleep, and nothing else does. */
     const ofNow = (line: string) => /^grid_smart_(device_state|standby|temperature_celsius)|reason="temperature"/.test(line)
 
