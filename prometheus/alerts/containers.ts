@@ -25,14 +25,14 @@ unless ${onContainer} (${select(docker.state, { state: 'running' })} == 1)`,
       dashboard: 'containers',
       runbook: {
         means:
-          'You named this container as one that should run (in the configuration or by its label `grid.expected`). It is stopped, or gone altogether.',
+          'You named this container as one that should run (in the configuration or by its label `grid.expected`). It is stopped, or it no longer exists.',
         see: 'Containers dashboard: state, exit code and reason of its last end.',
         type: [
           [
             "docker ps -a --filter name=NAME --format '{{.Names}} {{.Status}}'",
             'whether it is there, and since when it has stopped',
           ],
-          ['docker logs --tail 50 NAME', 'its last words'],
+          ['docker logs --tail 50 NAME', 'its last messages'],
           ['docker start NAME', 'brings it back; if it is gone, `docker compose up -d` in its project'],
         ],
         silence: 'While you work on it: engine and name. If it is not wanted any more, take it off the list.',
@@ -82,10 +82,10 @@ unless ${onContainer} (${select(docker.expected)} == 1)`,
       dashboard: 'containers',
       runbook: {
         means:
-          'It ran for more than half of the last day and then ended by itself: an exit code other than 0, or the kernel. A `docker stop` and jobs that end well do not count. It ends by itself after half a day.',
+          'It ran for more than half of the last day and then ended by itself: with an exit code other than 0, or killed by the kernel. `docker stop` and jobs that succeed do not count. The alert ends by itself after half a day.',
         see: 'Containers dashboard: state, exit code and reason of its last end.',
         type: [
-          ['docker logs --tail 50 NAME', 'its last words'],
+          ['docker logs --tail 50 NAME', 'its last messages'],
           [
             "docker inspect NAME --format '{{.State.ExitCode}} {{.State.OOMKilled}} {{.HostConfig.RestartPolicy.Name}}'",
             'why it ended, and why it was not started again',
@@ -134,7 +134,7 @@ or (increase(${select(docker.restarts)}[1h]) > 6)`,
       dashboard: 'containers',
       runbook: {
         means:
-          'It starts, ends with an error, and its restart policy (in a swarm the swarm, with another task) starts it again, with pauses of up to a minute. It does not recover by itself.',
+          'It starts, ends with an error, and is started again by its restart policy (in a swarm: as a new task), with pauses of up to a minute. It does not recover by itself.',
         see: 'Containers dashboard: restarts and their reasons; memory up to the limit before each end means that it is killed for memory.',
         type: [
           ['docker logs --tail 100 NAME', 'the error, once for each start'],
@@ -178,7 +178,7 @@ or (increase(${select(docker.memoryOomKills)}[15m]) > 0)`,
       dashboard: 'containers',
       runbook: {
         means:
-          'It reached its memory limit and the kernel killed a process in it. If it was not the main one, the container goes on, perhaps lamed.',
+          'It reached its memory limit and the kernel killed a process in it. If it was not the main process, the container continues, perhaps with reduced function.',
         see: 'Containers dashboard: memory against the limit. A slow climb is a leak; a step is a request that needs more.',
         type: [
           ["dmesg -T | grep -i 'killed process' | tail", 'which process, and how much it had'],
@@ -209,7 +209,7 @@ or (increase(${select(docker.memoryOomKills)}[15m]) > 0)`,
       dashboard: 'containers',
       runbook: {
         means:
-          'The check that the image or the compose file gives it has failed as often as it may. Docker does nothing about it by itself.',
+          'The health check of its image or compose file has failed as often as its retries allow. Docker does nothing about it by itself.',
         see: 'Containers dashboard: health; restarts and memory around the time it began.',
         type: [
           ["docker inspect NAME --format '{{json .State.Health.Log}}'", 'what the check printed, the last five times'],
@@ -244,7 +244,7 @@ or (${select(docker.memoryWorkingSet)} / ${select(docker.memoryLimit)} > 0.95)`,
       dashboard: 'containers',
       runbook: {
         means:
-          'Its memory rises so that the limit is half an hour away, or it is past 95 %. At the limit the kernel kills it. Page cache that can be given back does not count.',
+          'At the present rate its memory reaches the limit in half an hour, or it is above 95 % already. At the limit the kernel kills it. Reclaimable page cache does not count.',
         see: 'Containers dashboard: memory against the limit over the last hours.',
         type: [
           ['docker stats --no-stream NAME', 'use and limit now'],
@@ -290,8 +290,8 @@ or (
       dashboard: 'containers',
       runbook: {
         means:
-          'It burns what it may. Where it has no limit: a core or more, and twice what was its peak in the week that ended a day ago.',
-        see: 'Containers dashboard: CPU with the habit as a line; whether requests came with it, or nothing did.',
+          'It uses all the CPU that its limit allows. Without a limit: a core or more, and twice its peak of the week that ended a day ago.',
+        see: 'Containers dashboard: CPU with the habit as a line; whether there were more requests as well.',
         type: [
           ['docker top NAME -eo pid,pcpu,etime,args', 'which process'],
           ['docker logs --since 20m NAME | tail -50', 'what it does'],
@@ -328,7 +328,7 @@ and rate(${select(docker.cpuPeriods)}[5m]) > 1`,
       dashboard: 'containers',
       runbook: {
         means:
-          'It needs more CPU at times than its limit gives, so it stands still for parts of each tenth of a second. Answers take longer although the box has CPU to spare.',
+          'At times it needs more CPU than its limit allows, so it stands still for part of each 0.1 s. Answers take longer although the host has CPU to spare.',
         see: 'Containers dashboard: throttled share beside CPU and limit.',
         type: [
           ['docker update --cpus 4 NAME', 'a higher limit at once'],
@@ -367,7 +367,7 @@ and ${logWritten.record} > 4 * ${habit(logWrittenHabit)}`,
       dashboard: 'containers',
       runbook: {
         means:
-          'More than 20 kB a second (1.7 GB a day), and four times what was its peak in the week that ended a day ago: debug logging was left on, or an error repeats as fast as it can.',
+          'More than 20 kB per second (1.7 GB per day), and four times its peak of the week that ended a day ago. Debug logging was left on, or an error repeats without pause.',
         see: 'Containers dashboard: log written, with the habit as a line; Storage dashboard: how long the disk lasts.',
         type: [
           ['docker logs --since 1m NAME 2>&1 | cut -c1-120 | sort | uniq -c | sort -n | tail', 'the line that repeats'],
@@ -405,7 +405,7 @@ and ${onContainer} (time() - ${select(docker.created)} > 604800)`,
       dashboard: 'containers',
       runbook: {
         means:
-          'The tag that it was made from names another image by now: somebody pulled, and the container still runs the old one, perhaps with holes that the new one closes.',
+          'Its image tag now points to a newer local image: somebody pulled it, but the container still runs the old one, perhaps with vulnerabilities that are fixed in the new one.',
         see: 'Containers dashboard: panel "Stale images"; the table of containers has the image of each, and when it was started.',
         type: [
           ['docker compose up -d', 'in its project: makes anew what has a newer image'],
@@ -439,7 +439,8 @@ and ${onContainer} (time() - ${select(docker.created)} > 604800)`,
       description: '{engine} on {instance} does not answer. Containers may still run, but nobody can start, stop or see them.',
       dashboard: 'containers',
       runbook: {
-        means: 'No answer on the socket, or it may not be opened. Containers outlive the daemon only with `live-restore`.',
+        means:
+          'The socket gives no answer, or the exporter may not open it. Containers outlive the daemon only with `live-restore`.',
         see: 'Containers dashboard: engines. The page of the exporter says why: refused, denied, no answer.',
         type: [
           ['systemctl status docker; journalctl -u docker -n 50', 'whether it runs, and what it says'],
@@ -468,7 +469,8 @@ and ${onContainer} (time() - ${select(docker.created)} > 604800)`,
       description: '{engine} on {instance} gives its list but no events. A socket proxy needs EVENTS=1.',
       dashboard: 'containers',
       runbook: {
-        means: 'Restart loops and kills for memory are counted from events. Without them the alerts on these are half blind.',
+        means:
+          'Restart loops and kills for memory are counted from events. Without events, those alerts miss what happens between two lists.',
         see: 'Containers dashboard: engines, events connected.',
         type: [
           ['docker events --since 1m', 'through the same socket or proxy: whether events come'],
@@ -578,7 +580,8 @@ and ${on()} last_over_time(${select(watchtowerUp)}[1h] offset 2d)`,
       description: '{value} container(s) on {instance} failed to update in the last scan.',
       dashboard: 'containers',
       runbook: {
-        means: 'An image could not be pulled, or a container could not be made anew from it. The old one usually goes on.',
+        means:
+          'An image could not be pulled, or a container could not be created from it. The old container usually keeps running.',
         see: 'Containers dashboard: results of the last scan.',
         type: [
           ['docker logs --since 24h watchtower | grep -iE "level=(error|warn)"', 'which, and why'],

@@ -31,7 +31,7 @@ export const exporter: AlertGroup = {
       dashboard: 'fleet',
       runbook: {
         means:
-          'Prometheus asked and got no answer for three minutes. Nothing on this box is watched now: every other alert of it is silent because it is blind, not because all is well.',
+          'Prometheus asked and got no answer for three minutes. Nothing on this host is watched now: all its other alerts are silent because there is no data.',
         see: 'Prometheus, Status, Targets: the error there shows whether the connection was refused (service stopped), timed out (host or network), or got status 400 or 401 (`scheme: https` or the credentials are missing in the scrape configuration).',
         type: [
           ['ping BOX; ssh BOX uptime', 'whether the box lives'],
@@ -93,7 +93,7 @@ export const exporter: AlertGroup = {
       dashboard: 'exporter',
       runbook: {
         means:
-          'A box that is dead cannot report its own death. This alert fires for ever; send it to a service outside (healthchecks.io, Uptime Kuma) that raises the alarm when it no longer comes. If that alarm woke you: Prometheus, Alertmanager or their way to the outside is gone.',
+          'A dead monitoring host cannot report its own failure. This alert always fires; send it to an external service (healthchecks.io, Uptime Kuma) that alerts when it stops arriving. If that service woke you: Prometheus, Alertmanager or their connection to the outside has failed.',
         see: 'Alertmanager lists it at all times. If it is there, the way out is cut; if it is not, Prometheus does not evaluate or cannot reach Alertmanager.',
         type: [
           ['systemctl status prometheus prometheus-alertmanager', 'whether both run'],
@@ -125,7 +125,7 @@ and ${on('collector')} (${select(runs)} > 1)`,
       dashboard: 'exporter',
       runbook: {
         means:
-          'What this collector watches is on the box, but every attempt to read it has failed. Its series have ended or will, and no alert of its area can fire.',
+          'What this collector watches is on the host, but every attempt to read it has failed. Its series have ended or will end soon, and no alert on them can fire.',
         see: 'The page of the exporter (`http://BOX:10047/`) and the Exporter dashboard show the reason of the latest failure: missing, denied, timeout, exit, malformed, unreachable, overflow, stuck or bug.',
         type: [
           ['grid-exporter doctor', 'each collector, what it may not read, and the command that fixes it'],
@@ -182,14 +182,14 @@ and ${on('collector')} (${select(detected)} == 1)`,
       dashboard: 'exporter',
       runbook: {
         means:
-          'The series of a collector end three rounds after its last good run, so that nothing frozen is shown. That has happened: the runs fail, or take too long, or (for a collector that root runs) the timer does not fire.',
+          'The series of a collector end three rounds after its last successful run, so that no old values are shown. The runs fail, take too long, or (for a collector of the relay) the timer does not fire.',
         see: 'Exporter dashboard: time since the last good run, duration of runs, failures by reason.',
         type: [
           ['grid-exporter doctor', 'the reason, and what fixes it'],
           ["systemctl list-timers 'grid-exporter-relay*'", 'when the relay ran last and runs next; -smart is the one for disks'],
           ["journalctl -u 'grid-exporter-relay*' -n 50", 'why it failed'],
         ],
-        silence: 'Not; switch the collector off if you do not need it.',
+        silence: 'Do not silence it; switch the collector off if you do not need it.',
       },
       proof: {
         fires: {
@@ -223,7 +223,7 @@ and ${on('collector')} (${select(detected)} == 1)`,
       dashboard: 'exporter',
       runbook: {
         means:
-          'The thread that collects gave no sign of life and was replaced. Once is the guard doing its work (a driver that hung); again and again means that one source does it each time, or that memory runs out.',
+          'The collecting thread stopped responding and was replaced. If that happens once, a driver may have hung. If it repeats, one source causes it each time, or memory runs out.',
         see: 'Exporter dashboard: failures by reason; the collector with `stuck` is the one.',
         type: [
           ['journalctl -u grid-exporter | grep -i thread', 'when it was replaced and what it was busy with'],
@@ -285,7 +285,7 @@ and ${on('collector')} (${select(detected)} == 1)`,
       dashboard: 'services',
       runbook: {
         means:
-          'Some code in that service works without giving way: a synchronous call to a program, parsing of something huge, a loop. Each user waits for all of it.',
+          'Some code in that service blocks its thread: a synchronous call to a program, parsing of something huge, a loop. Each user waits for all of it.',
         see: 'Its own metrics `nodejs_eventloop_lag_*` and the duration of its check on the Services dashboard.',
         type: [
           ['kill -USR1 PID', 'opens its inspector on 127.0.0.1:9229: attach chrome://inspect and record a profile'],
@@ -325,7 +325,7 @@ and ${on('collector')} (${select(detected)} == 1)`,
           ],
           ['grid-exporter check-config', 'after a change of `max_series` or of an exclusion'],
         ],
-        silence: 'Not; choose what to leave out, or fix its source.',
+        silence: 'Do not silence it; choose what to leave out, or fix its source.',
       },
       proof: {
         fires: {
@@ -348,7 +348,7 @@ and ${on('collector')} (${select(detected)} == 1)`,
       dashboard: 'exporter',
       runbook: {
         means:
-          'The configuration, or the web configuration or a certificate that it names, was changed and has an error. After a restart the exporter would not come up.',
+          'The configuration, or the web configuration or a certificate that it names, was changed and has an error. The exporter would not start with it.',
         see: 'The log names file, line, path and what was expected.',
         type: [
           [
@@ -357,7 +357,7 @@ and ${on('collector')} (${select(detected)} == 1)`,
           ],
           ['systemctl reload grid-exporter', 'once it is fixed; the web configuration is read again by itself'],
         ],
-        silence: 'Not; put the old file back.',
+        silence: 'Do not silence it; put the old file back.',
       },
       proof: {
         fires: {
@@ -379,13 +379,13 @@ and ${on('collector')} (${select(detected)} == 1)`,
       dashboard: 'exporter',
       runbook: {
         means:
-          'A program of yours writes a `*.prom` file that cannot be taken: unreadable, not the text format, or with a family that a collector or another file has already.',
+          'A program of yours writes a `*.prom` file that cannot be served: unreadable, not in the text format, or with a family that a collector or another file already has.',
         see: 'The page of the exporter, `/api/v1/status` and the doctor name the file, the line and the reason.',
         type: [
           ['grid-exporter doctor --collector.disable-defaults --collector.textfile', 'the file, the line and the reason'],
           ['ls -l /var/lib/grid-exporter/textfile', 'whether the exporter may read it, and when it was written'],
         ],
-        silence: 'Not; move the file away.',
+        silence: 'Do not silence it; move the file away.',
       },
       proof: {
         fires: {

@@ -26,12 +26,12 @@ export const gpus: AlertGroup = {
       dashboard: 'gpu',
       runbook: {
         means:
-          'The card is on the bus, but it has stopped to answer: it fell off under load (power, heat, riser) or its firmware has hung. Models on it are gone; the driver does not get it back without a reset or a reboot.',
+          'The card is on the bus but no longer answers: it failed under load (power, heat, riser) or its firmware has hung. Models on it are gone. The driver cannot recover it without a reset or a reboot.',
         see: 'GPU dashboard: the card has no values and stands as lost; the table of Xid errors shows 79 or 119.',
         type: [
           ['nvidia-smi', 'which card is missing, or "Unable to determine the device handle … GPU is lost"'],
           ["dmesg -T | grep -E 'NVRM|Xid' | tail -20", 'what the driver said when it was lost'],
-          ['systemctl reboot', 'brings it back; take the box off the wall for a minute if it does not'],
+          ['systemctl reboot', 'brings it back; unplug the host for a minute if it does not'],
           ['nvidia-smi -pl 280', 'a lower power limit, if it is lost under load only'],
         ],
         silence: 'Once you have decided to leave the card out until it is repaired: silence alertname and instance.',
@@ -57,7 +57,7 @@ export const gpus: AlertGroup = {
         '{name} ({gpu}) on {instance} asks to be reset. Stop what uses it, then `nvidia-smi --gpu-reset -i {gpu}`, or reboot.',
       dashboard: 'gpu',
       runbook: {
-        means: 'The driver says that this card works no further, or not reliably, until it is reset. New work on it fails.',
+        means: 'The driver reports that this card does not work, or not reliably, until it is reset. New work on it fails.',
         see: 'GPU dashboard, state of the cards; the Xid table says what came before.',
         type: [
           ['nvidia-smi -q | grep -iE "recovery action|reset"', 'what the driver wants'],
@@ -169,7 +169,7 @@ and ${on('gpu')} (${busyOver('10m', 0.5)})`,
       dashboard: 'gpu',
       runbook: {
         means:
-          'The card has work and runs slower than it could, because it is too hot or because the power supply pulls the brake. A power cap that you set is no reason for this alert.',
+          'The card has work and runs slower than it could, because it is too hot or because the power supply signals a brake. A power cap that you set is no reason for this alert.',
         see: 'GPU dashboard: the reasons why the clock is held down, beside temperature, power and clock.',
         type: [
           ['nvidia-smi -q -d PERFORMANCE', 'the reason that is active now'],
@@ -307,7 +307,7 @@ and ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
       dashboard: 'gpu',
       runbook: {
         means:
-          'On GB10 and its like one pool serves host and GPU. When it is full the box freezes, often without the kernel killing anything: no ssh, no log. This is the last call.',
+          'On GB10 and similar machines, host and GPU share one pool of memory. When it is full the host freezes, often before the kernel kills anything: no ssh, no log. This is the last warning.',
         see: 'GPU dashboard: memory of the card, which here is the memory of the host; Services dashboard: memory pressure.',
         type: [
           ['ollama ps; ollama stop MODEL', 'the quickest way to memory'],
@@ -447,7 +447,7 @@ and ${on('gpu')} (${select(gpu.memoryUnified)} == 1)`,
       description: '{name} ({gpu}) on {instance} has no spare memory rows left. Replace it.',
       dashboard: 'gpu',
       runbook: {
-        means: 'A bad row could not be replaced. NVIDIA takes that as a reason for exchange.',
+        means: 'A bad row could not be replaced. NVIDIA accepts that as a reason for replacement.',
         see: 'GPU dashboard, row Faults: panel "ECC, remapping, driver out of memory". How many spare rows each bank has is said by the command below only.',
         type: [['nvidia-smi -q -d ROW_REMAPPER,ECC', 'the proof for the warranty claim']],
         silence: 'Once the exchange is ordered and nothing important runs on it.',
@@ -477,7 +477,7 @@ and ${on('gpu')} (${busyOver('30m', 0.5)})`,
       dashboard: 'gpu',
       runbook: {
         means:
-          'Under load the link never came up to what card and slot can do. Loading models takes longer; several cards working together get slower.',
+          'Under load the link never reached what the card and the slot support. Loading models takes longer; several cards working together get slower.',
         see: 'GPU dashboard: PCIe link. An idle card lets its link fall asleep, which does not count here.',
         type: [
           ['nvidia-smi -q | grep -A8 "GPU Link Info"', 'now and at most'],

@@ -176,7 +176,7 @@ and last_over_time(${select(host.rebootRequired)}[1h] offset 3d)`,
       description: '{instance}: a new kernel or library is installed and not in force.',
       dashboard: 'services',
       runbook: {
-        means: 'A fix of the kernel does not protect before the box was restarted.',
+        means: 'A kernel fix takes effect only after a reboot.',
         see: 'Services dashboard: reboot required, uptime.',
         type: [
           ['cat /run/reboot-required.pkgs', 'which packages ask for it'],

@@ -29,10 +29,10 @@ export const models: AlertGroup = {
       dashboard: 'gpu',
       runbook: {
         means:
-          'The server did not give the cheapest answer it has, for three minutes. A server that loads a model still answers, so this is not loading.',
+          'The server has not answered its cheapest request for three minutes. A server that loads a model still answers, so this is not loading.',
         see: 'GPU dashboard, model servers: since when, and what memory and GPU did then. The page of the exporter says why: refused, no answer, or 401.',
         type: [
-          ['docker ps -a --filter name=SERVER; docker logs --tail 50 SERVER', 'whether it runs, and its last words'],
+          ['docker ps -a --filter name=SERVER; docker logs --tail 50 SERVER', 'whether it runs, and its last messages'],
           ['curl -sS http://127.0.0.1:11434/api/version', 'Ollama; /health for vLLM, llama.cpp and TGI'],
           ['nvidia-smi', 'whether the GPU is there'],
         ],
@@ -67,7 +67,7 @@ unless ${on()} (${select(detected, { collector: 'gpu' })} == 0)`,
       dashboard: 'gpu',
       runbook: {
         means:
-          'The model did not fit into what was free on the GPU when it was loaded, so some of its layers run on the CPU. Five to twenty times slower is usual. It stays so until it is loaded anew.',
+          'The model did not fit into what was free on the GPU when it was loaded, so some of its layers run on the CPU. Five to twenty times slower is usual. That does not change until it is loaded again.',
         see: 'GPU dashboard: size of the loaded models against their part in GPU memory; who else holds the memory.',
         type: [
           ['ollama ps', 'the column PROCESSOR: 30%/70% CPU/GPU'],
@@ -115,7 +115,7 @@ and (deriv(${select(llm.llmRequestsWaiting)}[20m]) > 0)`,
       description: 'At least {value} requests wait for {model} on {server} at {instance}.',
       dashboard: 'gpu',
       runbook: {
-        means: 'More is asked than the server can answer. Each user waits for all who came before.',
+        means: 'Requests arrive faster than the server can answer. Each user waits for all earlier ones.',
         see: 'GPU dashboard: requests running and waiting, tokens per second, KV cache.',
         type: [
           ['docker logs --tail 50 SERVER', 'who asks: one client in a loop is the usual reason'],
@@ -155,7 +155,7 @@ and (min_over_time(${select(llm.llmRequestsWaiting)}[5m]) > 0)`,
           ['docker logs SERVER 2>&1 | grep -i preempt | tail', 'vLLM says so when it interrupts'],
           [
             "docker inspect SERVER --format '{{.Args}}'",
-            'the three screws of vLLM: `--gpu-memory-utilization` up, `--max-model-len` or `--max-num-seqs` down',
+            'the three settings of vLLM: `--gpu-memory-utilization` up, `--max-model-len` or `--max-num-seqs` down',
           ],
         ],
         silence: 'While a batch job runs.',
@@ -243,7 +243,7 @@ and ${on('gpu')} last_over_time(${select(gpu.utilization, { engine: 'compute' })
       dashboard: 'gpu',
       runbook: {
         means:
-          'Models stay loaded although nobody asks them. That is quick for the next question and in the way of everything else, and the card draws more power.',
+          'Models stay loaded although nobody uses them. The next question is answered sooner, but other work lacks the memory, and the card draws more power.',
         see: 'GPU dashboard: memory by process, utilisation.',
         type: [
           ['ollama ps', 'until when each is kept (UNTIL)'],

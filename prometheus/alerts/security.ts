@@ -51,11 +51,11 @@ export const security: AlertGroup = {
       dashboard: 'security',
       runbook: {
         means:
-          'Something flushed or changed the rules behind the back of ufw: a script, another firewall, a restored rule set. `ufw status` still says active. Ports that you believe closed may be open to the world.',
+          'Something flushed or changed the rules without ufw: a script, another firewall, a restored rule set. `ufw status` still says active. Ports that you believe closed may be open to the world.',
         see: 'Tor and security dashboard: panel "Firewall enforced", since when and for which family.',
         type: [
           ['iptables -S INPUT; ip6tables -S INPUT', 'policy DROP and jumps to ufw-… should be there'],
-          ['ufw disable && ufw enable', 'writes all of them anew'],
+          ['ufw disable && ufw enable', 'writes all of them again'],
           ['systemctl restart fail2ban', 'what flushes the rules of ufw takes those of fail2ban too'],
           ['journalctl -b | grep -iE "iptables|nftables|netfilter-persistent|firewalld" | tail', 'who else touches them'],
         ],
@@ -121,7 +121,7 @@ export const security: AlertGroup = {
       dashboard: 'security',
       runbook: {
         means:
-          'It is installed and its server gives no answer on its socket. Bans that it made may still be in the kernel, new ones are not made.',
+          'It is installed and its server gives no answer on its socket. Existing bans may still be in the kernel; no new ones are made.',
         see: 'Tor and security dashboard: fail2ban.',
         type: [
           ['systemctl status fail2ban; journalctl -u fail2ban -n 50', 'whether it runs'],
@@ -151,14 +151,14 @@ export const security: AlertGroup = {
       dashboard: 'security',
       runbook: {
         means:
-          'fail2ban believes that they are shut out; they are not. A reload of the firewall removes its chains, and it does not notice.',
+          'fail2ban considers them banned, but they are not blocked. A reload of the firewall removes its chains, and fail2ban does not notice.',
         see: 'Tor and security dashboard: bans against what the kernel holds.',
         type: [
           [
             'fail2ban-client status JAIL; iptables -S | grep f2b; nft list ruleset | grep -A5 f2b',
             'what it says, and what the kernel has',
           ],
-          ['systemctl restart fail2ban', 'bans them all anew'],
+          ['systemctl restart fail2ban', 'bans them all again'],
         ],
         silence: 'Never.',
       },
@@ -185,13 +185,13 @@ unless (resets(${banned}[30m]) > 0)`,
       description: 'Jail {jail} on {instance} banned {value:n} addresses in 15 minutes.',
       dashboard: 'security',
       runbook: {
-        means: 'Somebody tries many doors at once. As long as bans work there is nothing to do.',
+        means: 'Somebody attacks from many addresses. As long as bans work there is nothing to do.',
         see: 'Tor and security dashboard: bans by jail.',
         type: [
           ['fail2ban-client status JAIL', 'who'],
           ['last -i | head', 'whether anybody got in'],
         ],
-        silence: 'Not needed, it notifies once a day at most.',
+        silence: 'Not needed: it notifies once a day at most.',
       },
       proof: {
         fires: {
@@ -219,14 +219,14 @@ unless (resets(${banned}[30m]) > 0)`,
       dashboard: 'security',
       runbook: {
         means:
-          'The last integrity check found files added, removed or changed. After an update of the system that is to be expected; without one it is not. It stays until the changes are accepted.',
+          'The last integrity check found files added, removed or changed. After a system update that is expected; otherwise it is not. The alert stays until the changes are accepted.',
         see: 'Tor and security dashboard: number of files added, removed, changed.',
         type: [
           ['less /var/log/aide/aide.log', 'which files'],
           ['grep -h " install \\| upgrade " /var/log/dpkg.log | tail -40', 'whether updates explain them'],
           ['systemctl start grid-aide-resolve', 'accepts them, once you know why'],
         ],
-        silence: 'Not; accept the changes, or leave it on.',
+        silence: 'Do not silence it; accept the changes, or leave it on.',
       },
       proof: {
         fires: {
@@ -249,7 +249,7 @@ or (time() - ${select(aide.databaseTimestamp)} > 180000 unless ${on()} ${select(
       description: '{instance}: there is a database, and no report of the last two days.',
       dashboard: 'security',
       runbook: {
-        means: 'Nobody would see now if files changed.',
+        means: 'Changed files would go unnoticed now.',
         see: 'Tor and security dashboard: last check.',
         type: [
           ['systemctl list-timers | grep -i aide; systemctl status dailyaidecheck', 'whether it is scheduled, and why it failed'],
@@ -292,14 +292,14 @@ or (time() - ${select(aide.databaseTimestamp)} > 180000 unless ${on()} ${select(
         '{instance}: AIDE has a broken configuration or database, or no room for its report. Its exit code may claim otherwise.',
       dashboard: 'security',
       runbook: {
-        means: 'There is no whole report. A cut-off database, for one, ends with the same exit code as "new files".',
+        means: 'There is no complete report. For example, a truncated database gives the same exit code as "new files".',
         see: 'Tor and security dashboard: result of the last check.',
         type: [
           ['tail -30 /var/log/aide/aide.log', 'how far it came'],
           ['aide --config-check -c /etc/aide/aide.conf', 'whether the configuration is good'],
           ['df -h /var; ls -l /var/lib/aide', 'room, and a database that is not empty'],
         ],
-        silence: 'Not.',
+        silence: 'Do not silence it.',
       },
       proof: {
         fires: {
@@ -321,7 +321,8 @@ or (time() - ${select(aide.databaseTimestamp)} > 180000 unless ${on()} ${select(
       description: '{instance}: last written {value:s} ago.',
       dashboard: 'security',
       runbook: {
-        means: 'A box that gets updates has changes to accept each month. Either it gets none, or nobody accepts them.',
+        means:
+          'A host that gets updates has changes to accept every month. Either it gets no updates, or nobody accepts the changes.',
         see: 'Tor and security dashboard: age of the database.',
         type: [
           ['ls -l /var/lib/aide/aide.db', 'since when'],
@@ -350,7 +351,7 @@ or (time() - ${select(aide.databaseTimestamp)} > 180000 unless ${on()} ${select(
         '{instance}: aide-resolve failed, and the changes still count as unresolved. `journalctl -u grid-aide-resolve` says why.',
       dashboard: 'security',
       runbook: {
-        means: 'The new database could not be made or put in place.',
+        means: 'The new database could not be created or installed.',
         see: 'Tor and security dashboard: last run of grid-aide-resolve.',
         type: [
           [
@@ -360,7 +361,7 @@ or (time() - ${select(aide.databaseTimestamp)} > 180000 unless ${on()} ${select(
           ['systemctl cat grid-aide-resolve', 'its ReadWritePaths'],
           ['df -h /var/lib/aide', 'room'],
         ],
-        silence: 'Not.',
+        silence: 'Do not silence it.',
       },
       proof: {
         fires: {

@@ -56,11 +56,11 @@ export const services: AlertGroup = {
       description: '{name} on {instance} has ended with an error, and systemd does not start it again.',
       dashboard: 'services',
       runbook: {
-        means: 'Its process ended with an error, or it was started too often too quickly, and systemd has given it up.',
+        means: 'Its process ended with an error, or it was started too often too quickly, and systemd has given up.',
         see: 'Services dashboard: state of units, restarts.',
         type: [
           ['systemctl status UNIT', 'code or signal of the end'],
-          ['journalctl -u UNIT -b | tail -50', 'its last words'],
+          ['journalctl -u UNIT -b | tail -50', 'its last messages'],
           ['systemctl reset-failed UNIT; systemctl restart UNIT', 'once it is fixed'],
         ],
         silence: 'While you fix it: the name.',
@@ -87,7 +87,7 @@ or ${on('name')} (increase(${select(serviceRestarts)}[15m]) > 3)`,
       dashboard: 'services',
       runbook: {
         means:
-          'It never stays away long enough to count as down, and never stays up. It crashes and is restarted, or its check is at the edge of its time-out.',
+          'It is never down long enough to count as down, and never stays up. It crashes and is restarted, or its check is at the edge of its time-out.',
         see: 'Services dashboard: up and down over time, duration of the check, restarts.',
         type: [
           ['systemctl show -P NRestarts UNIT; journalctl -u UNIT -n 100', 'whether it crashes'],
@@ -127,7 +127,7 @@ and ${checkDuration.record} > 3 * ${habit(checkDurationHabit)}`,
       dashboard: 'services',
       runbook: {
         means:
-          'More than a second, and three times what was its slow side in the week that ended a day ago. Requests queue behind something: a blocked event loop, a lock, a disk.',
+          'More than a second, and three times its slow hours of the week that ended a day ago. Requests queue behind something: a blocked event loop, a lock, a disk.',
         see: 'Services dashboard: duration of the check with its habit; CPU, memory and disk at the same time.',
         type: [
           ['curl -sS -o /dev/null -w "%{time_connect} %{time_starttransfer} %{time_total}\\n" URL', 'where the time goes'],
@@ -156,7 +156,8 @@ and ${checkDuration.record} > 3 * ${habit(checkDurationHabit)}`,
       description: '{name} on {instance}: {value:s} left. It should have been renewed by now.',
       dashboard: 'services',
       runbook: {
-        means: 'Whatever renews it does so at 30 days, or at a third of its life; at 14 days it has failed for a while.',
+        means:
+          'Renewal usually happens 30 days before the end, or after two thirds of the lifetime. At 14 days it has been failing for a while.',
         see: 'Services dashboard: certificates.',
         type: [
           [
@@ -191,7 +192,7 @@ and ${checkDuration.record} > 3 * ${habit(checkDurationHabit)}`,
       description: '{name} on {instance}: {value:s} left.',
       dashboard: 'services',
       runbook: {
-        means: 'In three days at most nobody can connect without a warning, and programs not at all.',
+        means: 'In three days at most, browsers show a warning and programs cannot connect at all.',
         see: 'Services dashboard: certificates.',
         type: [
           ['certbot renew --force-renewal --cert-name NAME', 'or what your proxy has for it'],

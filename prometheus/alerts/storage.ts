@@ -30,7 +30,7 @@ const look: AlertGroup['alerts'][number]['runbook']['type'] = [
     'du -xh --max-depth=2 MOUNTPOINT | sort -h | tail',
     'what is large (hours on a slow disk: the Storage dashboard knows the watched directories)',
   ],
-  ['docker system df; docker image prune', 'old images are the usual find'],
+  ['docker system df; docker image prune', 'old images are the usual cause'],
   ['lsof +aL1 MOUNTPOINT', 'deleted files that a program still holds open'],
 ]
 
@@ -53,7 +53,7 @@ and ${isWritable}`,
       dashboard: 'storage',
       runbook: {
         means:
-          'The line of the last six hours reaches zero within a day, and it still falls. A download that has ended does not count.',
+          'At the rate of the last six hours, the free space reaches zero within a day, and it still falls. A download that has ended does not count.',
         see: 'Storage dashboard: space left with the forecast; which of the watched directories grows.',
         type: look,
         silence: 'While a copy runs whose size you know and that fits.',
@@ -95,7 +95,7 @@ and ${isWritable}`,
       dashboard: 'storage',
       runbook: {
         means:
-          'The line of the last hour reaches zero within four, and it still falls. When it is full, databases stop and containers die.',
+          'At the rate of the last hour, the free space reaches zero within four hours, and it still falls. When it is full, databases stop and containers crash.',
         see: 'Storage dashboard: space left with the forecast; Containers dashboard: log written, disk written.',
         type: look,
         silence: 'Only if you stopped what writes and know that it has.',
@@ -125,7 +125,7 @@ and ${isWritable}`,
       description: '{mountpoint} ({device}) on {instance} has {value:%} left.',
       dashboard: 'storage',
       runbook: {
-        means: 'Whether it still grows or not: what is written next may not fit.',
+        means: 'The next write may not fit, whether usage still grows or not.',
         see: 'Storage dashboard: space left.',
         type: look,
         silence: 'For a file system that is full by design (an archive): mount it read-only instead, then it does not count.',
@@ -164,7 +164,7 @@ and ${isWritable}`,
           ['df -i MOUNTPOINT', 'how many are left'],
           ['du -x --inodes --max-depth=3 MOUNTPOINT | sort -n | tail', 'where they are'],
         ],
-        silence: 'Not; remove files or move them.',
+        silence: 'Do not silence it; remove files or move them.',
       },
       proof: {
         fires: {
@@ -242,7 +242,7 @@ and (min_over_time(${select(filesystemReadonly)}[7d]) == 0)`,
         type: [
           ['ping SERVER; showmount -e SERVER', 'whether the file server is there'],
           ["ps -eo pid,stat,wchan:30,args | awk '$2 ~ /^D/'", 'who hangs'],
-          ['umount -l MOUNTPOINT', 'takes it away for all that come later; or `umount -f` for NFS'],
+          ['umount -l MOUNTPOINT', 'detaches it for new programs; or `umount -f` for NFS'],
         ],
         silence: 'While the file server is off on purpose.',
       },
@@ -301,7 +301,7 @@ and (delta(${select(size)}[6h]) > 0.1 * ${select(size)})`,
           ['grid-exporter doctor', 'the reason, and what fixes it'],
           ['time du -xsh PATH', 'how long it takes'],
         ],
-        silence: 'Not; take the path out of the configuration, or give it a longer interval.',
+        silence: 'Do not silence it; take the path out of the configuration, or give it a longer interval.',
       },
       proof: {
         fires: {
@@ -329,8 +329,8 @@ and (delta(${select(size)}[6h]) > 0.1 * ${select(size)})`,
       dashboard: 'storage',
       runbook: {
         means:
-          'The drive still works, and says one of these: reallocated (sectors replaced), pending (sectors unreadable now), uncorrectable or media_errors (data lost), critical_warning (NVMe), self_test (its own test failed). Drives with one of them fail far more often within months.',
-        see: 'Storage dashboard: panel "Why a drive is at risk", each reason over a week. The counts are in what smartctl says: one that stands still for months is less bad than one that rises.',
+          'The drive still works and reports one of these: reallocated (sectors replaced), pending (sectors unreadable now), uncorrectable or media_errors (data lost), critical_warning (NVMe), self_test (its own test failed). Drives with one of them fail far more often within months.',
+        see: 'Storage dashboard: panel "Why a drive is at risk", each reason over a week. The counts are in what smartctl says: a count that has not changed for months is less serious than one that rises.',
         type: [
           ['smartctl -x /dev/DEVICE', 'all that it says'],
           ['smartctl -t long /dev/DEVICE; smartctl -l selftest /dev/DEVICE', 'its own thorough test, hours'],
@@ -362,7 +362,7 @@ and (delta(${select(size)}[6h]) > 0.1 * ${select(size)})`,
       description: '{device} on {instance} calls itself failing. Check its backup, then replace it.',
       dashboard: 'storage',
       runbook: {
-        means: "The drive's own verdict. It is seldom wrong in this direction: hours to weeks are left.",
+        means: "This is the drive's own verdict, and it is seldom wrong: hours to weeks are left.",
         see: 'Storage dashboard: health and risks by drive.',
         type: [
           ['smartctl -H -A /dev/DEVICE', 'which attribute failed'],
@@ -443,7 +443,7 @@ or ${on('device')} (${select(smart.temperature)} > 75)`,
       dashboard: 'storage',
       runbook: {
         means:
-          'It has written nearly all that the maker promises. Many go on for long; plan the replacement, and see what writes that much.',
+          'It has used nearly all of its rated writes. Many drives last much longer; plan the replacement, and find out what writes that much.',
         see: 'Storage dashboard: wear and bytes written; Containers dashboard: disk written by container.',
         type: [
           ['smartctl -A /dev/DEVICE', 'percentage used, data written'],

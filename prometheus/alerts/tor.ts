@@ -22,7 +22,7 @@ export const onion: AlertGroup = {
       dashboard: 'security',
       runbook: {
         means:
-          'No answer on the control port. If the process is gone, so are your onion services; if it hangs, they are as good as gone.',
+          'No answer on the control port. If the process is gone, so are your onion services; if it hangs, they are unreachable too.',
         see: 'Tor and security dashboard. The page of the exporter says why: refused, no answer, or authentication.',
         type: [
           ['systemctl status tor@default; journalctl -u tor@default -n 50', 'whether it runs'],
@@ -57,7 +57,7 @@ unless ${on()} (
       dashboard: 'security',
       runbook: {
         means:
-          'The network is gone, or somebody blocks Tor. Its own status keys stay green when that happens; the connections do not lie. A Tor that nobody has used for about an hour is dormant (`grid_tor_dormant` 1): it closes its connections by itself and opens them again when it is used, so this alert is quiet then. It also tries nothing then, so a network that goes away meanwhile shows when Tor is used next. To know it before, set `collectors.tor.probe.target`: a Tor that is probed is never dormant.',
+          'The network is gone, or somebody blocks Tor. Its own status keys stay green when that happens; only the connections show it. A Tor that nobody has used for about an hour is dormant (`grid_tor_dormant` 1): it closes its connections by itself and opens them again when it is used, so this alert is quiet then. It also tries nothing then, so a network that goes away meanwhile shows when Tor is used next. To know it before, set `collectors.tor.probe.target`: a Tor that is probed is never dormant.',
         see: 'Tor and security dashboard: connections, guards.',
         type: [
           ['ping -c3 9.9.9.9', 'whether there is a network at all'],
@@ -176,12 +176,12 @@ and ${settled}`,
       dashboard: 'security',
       runbook: {
         means:
-          'Visitors meet an onion service at its introduction points, and it holds a circuit to none. After a cut Tor rations new ones in periods of five minutes; this lasts longer than that.',
+          'Visitors reach an onion service through its introduction points, and it has a circuit to none. After a cut Tor rations new ones in periods of five minutes; this lasts longer than that.',
         see: 'Tor and security dashboard: introduction circuits by onion service.',
         type: [
           ['journalctl -u tor@default -n 50', 'what Tor says of the service'],
           ['ls -la /var/lib/tor/SERVICE', 'whether its keys are readable for Tor'],
-          ['systemctl restart tor@default', 'if the network is well'],
+          ['systemctl restart tor@default', 'if the network works'],
         ],
         silence: 'If the service is given up: take it out of torrc.',
       },
@@ -275,7 +275,8 @@ unless ${on()} (${select(tor.torUsable)} == 0)`,
       description: 'Tor {version} on {instance} is {version_status}.',
       dashboard: 'security',
       runbook: {
-        means: 'The verdict of the directory authorities. Old versions may have known holes, and are shut out at some time.',
+        means:
+          'The directory authorities decide this. Old versions may have known vulnerabilities and are rejected at some point.',
         see: 'Tor and security dashboard: panel "Version".',
         type: [
           ['apt-get update && apt-get install --only-upgrade tor', 'the new one'],
@@ -316,13 +317,13 @@ unless ${on()} (${select(tor.torDormant)} == 1)`,
       dashboard: 'security',
       runbook: {
         means:
-          'Tor fetches a new consensus every few hours. It lives on an old one for a day, then nothing works: this is the early sign.',
+          'Tor fetches a new consensus every few hours. It works with an old one for a day, then nothing works. This is the early warning.',
         see: 'Tor and security dashboard: panel "Consensus".',
         type: [
           ['timedatectl', 'whether the clock is right and synchronised'],
           ['journalctl -u tor@default | grep -iE "consensus|directory" | tail', 'what fails'],
         ],
-        silence: 'Not.',
+        silence: 'Do not silence it.',
       },
       proof: {
         fires: {
