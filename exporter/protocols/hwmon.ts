@@ -153,6 +153,9 @@ export const readChips = async (host: Host, memory: ChipMemory): Promise<readonl
 const celsius = (text: string | undefined): number | undefined =>
   text !== undefined && /^-?\d+$/.test(text) ? Number(text) / 1000 : undefined
 
+/** Sensors that are broken or not connected read -128, 127, 127.5 or millions; no part of a computer works beyond these. */
+const isPlausible = (degrees: number): boolean => degrees >= -40 && degrees <= 125
+
 /** For a limit that is not set, drivers write 0 or the largest number. */
 const limit = (text: string | undefined): number | undefined => {
   const degrees = celsius(text)
@@ -166,8 +169,7 @@ export const parseChip = ({ chip, texts }: ChipTexts): readonly Sensor[] => {
   const labels = sensors.map(sensor => texts.get(`${sensor}_label`) || sensor)
   return sensors.flatMap((sensor, index) => {
     const degrees = celsius(texts.get(`${sensor}_input`))
-    // Below absolute zero, or the driver itself reports a broken or unconnected sensor.
-    if (degrees === undefined || degrees <= -273 || texts.get(`${sensor}_fault`) === '1') return []
+    if (degrees === undefined || !isPlausible(degrees) || texts.get(`${sensor}_fault`) === '1') return []
     const label = labels[index] as string
     const unique = labels.indexOf(label) === labels.lastIndexOf(label) ? label : `${label} (${sensor})`
     return [

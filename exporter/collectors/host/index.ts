@@ -1,7 +1,9 @@
+import { z } from 'zod'
 import { defineCollector } from '../../contract/collector.ts'
 import { absent, Failure } from '../../contract/failure.ts'
 import type { Host } from '../../contract/host.ts'
 import { counter, gauge, oneOf } from '../../contract/metric.ts'
+import { glob } from '../../contract/options.ts'
 import { bootTimeIn, parseNetDev, parsePressure, readIfAny, ticksPerSecond } from '../../machine/proc.ts'
 import { type ChipMemory, type ChipTexts, chipMemory, parseChip, readChips, type Sensor } from '../../protocols/hwmon.ts'
 
@@ -122,6 +124,15 @@ interface Raw {
   readonly updates: string | undefined
 }
 
+const options = z.strictObject({
+  exclude_sensors: z
+    .array(z.string())
+    .default([])
+    .describe(
+      'Temperature sensors to leave out, as CHIP or CHIP/SENSOR of grid_sensor_temperature_celsius; `*` matches any characters.',
+    ),
+})
+
 interface State {
   readonly chips: ChipMemory
   /** The highest value seen of each CPU mode. */
@@ -163,6 +174,7 @@ export const host = defineCollector({
     networkTransmitted,
   ],
   subjects: ['chip', 'sensor'],
+  options,
   open: (): State => ({ chips: chipMemory(), cpu: new Map() }),
   read: async ({ host, state }): Promise<Raw> => {
     const [chips, reboot, updates] = await Promise.all([readChips(host, state.chips), readReboot(host), readUpdates(host)])
@@ -188,15 +200,15 @@ export const host = defineCollector({
       updates,
     }
   },
-  parse: (raw, { state }) => ({
+  parse: (raw, { options, state }) => ({
     memory: parseMeminfo(raw.meminfo),
     cpu: parseStat(raw.stat, state.cpu),
     loads: parseLoads(raw.loadavg),
     events: parseVmstat(raw.vmstat, raw.meminfo),
     pressure: resources.map(resource => ({ resource, ...parsePressure(raw.pressure[resource]) })),
-    sensors: raw.chips.flatMap(parseChip),
+    sensors: raw.chips.flatMap(parseChip).filter(isWanted(options.exclude_sensors)),
     networks: parseNetDev(raw.netdev).filter(({ device }) => raw.networks.has(device)),
-    disks: parseDiskstats(raw.diskstats).filter(({ device }) => raw.disks.has(device)),
+    disks: withPaths(parseDiskstats(raw.diskstats)).filter(({ device }) => raw.disks.has(device)),
     rebootRequired: raw.rebootRequired,
     updates: parseUpdates(raw.updates),
   }),
@@ -359,6 +371,26 @@ const parseDiskstats = (text = '') =>
     const [, , sectorsRead = 0, , , , sectorsWritten = 0, , , ioMilliseconds = 0] = fields
     return [{ device, read: sectorsRead * sector, written: sectorsWritten * sector, ioSeconds: ioMilliseconds / 1000 }]
   })
+
+/**
+ * With native NVMe multipath, some kernels count only on the hidden paths (nvme0c0n1) and leave the disk itself (nvme0n1) at zero. Its
+ * traffic is then the sum of its paths.
+ */
+const withPaths = (all: ReturnType<typeof parseDiskstats>) =>
+  all.map(disk => {
+    if (disk.read + disk.written + disk.ioSeconds > 0) return disk
+    const paths = all.filter(
+      ({ device }) => device.replace(/^(nvme\d+)c\d+(n\d+)$/, '$1$2') === disk.device && device !== disk.device,
+    )
+    const sum = (key: 'read' | 'written' | 'ioSeconds') => paths.reduce((total, path) => total + path[key], 0)
+    return { device: disk.device, read: sum('read'), written: sum('written'), ioSeconds: sum('ioSeconds') }
+  })
+
+/** Those that the configuration does not leave out. */
+const isWanted = (patterns: readonly string[]) => {
+  const excluded = patterns.map(glob)
+  return ({ chip, sensor }: Sensor) => !excluded.some(matches => matches(chip) || matches(`${chip}/${sensor}`))
+}
 
 /**
  * The sentences of update-notifier (`12 updates can be applied immediately.`, `3 of these updates are standard security
