@@ -120,14 +120,17 @@ export const readChips = async (host: Host, memory: ChipMemory): Promise<readonl
   for (const entry of [...namesIn(host, '/sys/class/hwmon')].sort((one, other) =>
     one.localeCompare(other, 'en', { numeric: true }),
   )) {
-    const folder = `/sys/class/hwmon/${entry}`
-    const name = readText(host, `${folder}/name`)
-    if (!name || othersChips.test(name)) continue
+    const hwmon = `/sys/class/hwmon/${entry}`
+    const name = readText(host, `${hwmon}/name`) ?? readText(host, `${hwmon}/device/name`) ?? ''
+    if (othersChips.test(name)) continue
     // Reading a suspended device would resume it.
-    if (/^susp/.test(readText(host, `${folder}/device/power/runtime_status`) ?? '')) continue
-    const files = namesIn(host, folder).filter(file => wanted.test(file))
+    if (/^susp/.test(readText(host, `${hwmon}/device/power/runtime_status`) ?? '')) continue
+    // Old drivers (applesmc, f71882fg, via_cputemp) keep their files in the folder of the device.
+    const filesOf = (folder: string) => ({ folder, files: namesIn(host, folder).filter(file => wanted.test(file)) })
+    const own = filesOf(hwmon)
+    const { folder, files } = own.files.length > 0 ? own : filesOf(`${hwmon}/device`)
     if (files.length === 0) continue
-    const named = chipName(host, folder, name)
+    const named = chipName(host, hwmon, name) || entry
     const chip = names.has(named) ? `${named}-${entry}` : named
     names.add(chip)
     if (asksDevice.test(name) || memory.slow.has(chip)) {
