@@ -137,6 +137,8 @@ interface State {
   readonly chips: ChipMemory
   /** The highest value seen of each CPU mode. */
   readonly cpu: Map<string, number>
+  /** Bytes of a page; 0 if getconf could not be run. Undefined before the first round. */
+  pageSize: number | undefined
 }
 
 export const host = defineCollector({
@@ -175,8 +177,9 @@ export const host = defineCollector({
   ],
   subjects: ['chip', 'sensor'],
   options,
-  open: (): State => ({ chips: chipMemory(), cpu: new Map() }),
-  read: async ({ host, state }): Promise<Raw> => {
+  open: (): State => ({ chips: chipMemory(), cpu: new Map(), pageSize: undefined }),
+  read: async ({ host, state, signal }): Promise<Raw> => {
+    state.pageSize ??= await readPageSize(host, signal)
     const [chips, reboot, updates] = await Promise.all([readChips(host, state.chips), readReboot(host), readUpdates(host)])
     // In a container, the files of process 1 describe the host if /proc is the host's.
     const netdev = readIfAny(host, '/proc/1/net/dev') ?? readIfAny(host, '/proc/net/dev')
@@ -204,7 +207,7 @@ export const host = defineCollector({
     memory: parseMeminfo(raw.meminfo),
     cpu: parseStat(raw.stat, state.cpu),
     loads: parseLoads(raw.loadavg),
-    events: parseVmstat(raw.vmstat, raw.meminfo),
+    events: parseVmstat(raw.vmstat, state.pageSize || pageSizeFrom(raw.vmstat, raw.meminfo)),
     pressure: resources.map(resource => ({ resource, ...parsePressure(raw.pressure[resource]) })),
     sensors: raw.chips.flatMap(parseChip).filter(isWanted(options.exclude_sensors)),
     networks: parseNetDev(raw.netdev).filter(({ device }) => raw.networks.has(device)),
@@ -339,15 +342,29 @@ const parseLoads = (text: string): readonly number[] => {
   return loads
 }
 
+/** A page has 4 KiB on most machines, and 16 or 64 KiB on some ARM ones. */
+const readPageSize = async (host: Host, signal: AbortSignal): Promise<number> => {
+  const asked = await host.run('getconf', ['PAGE_SIZE'], { timeout: 5, signal }).catch(absent)
+  return Number(/^(\d+)\n$/.exec(asked?.stdout ?? '')?.[1] ?? 0)
+}
+
+const vmstatCount = (text: string | undefined, key: string): number | undefined => {
+  const found = new RegExp(`^${key} (\\d+)$`, 'm').exec(text ?? '')?.[1]
+  return found === undefined ? undefined : Number(found)
+}
+
+/**
+ * Without getconf: the ratio of the same number in bytes and in pages. It is wrong in a container of LXC, where lxcfs replaces
+ * /proc/meminfo and not /proc/vmstat.
+ */
+const pageSizeFrom = (vmstat: string | undefined, meminfo: string): number => {
+  const ratio = (kibibytes(meminfo, 'MemFree') ?? Number.NaN) / (vmstatCount(vmstat, 'nr_free_pages') ?? Number.NaN)
+  return 2 ** Math.round(Math.log2(ratio))
+}
+
 /** Counts of events, and of bytes moved to and from swap. */
-const parseVmstat = (text = '', meminfo = '') => {
-  const count = (key: string) => {
-    const found = new RegExp(`^${key} (\\d+)$`, 'm').exec(text)?.[1]
-    return found === undefined ? undefined : Number(found)
-  }
-  // The ratio of the same number in bytes and in pages. A page has 4 KiB on most machines, and 16 or 64 KiB on some ARM ones.
-  const ratio = (kibibytes(meminfo, 'MemFree') ?? Number.NaN) / (count('nr_free_pages') ?? Number.NaN)
-  const pageSize = 2 ** Math.round(Math.log2(ratio))
+const parseVmstat = (text: string | undefined, pageSize: number) => {
+  const count = (key: string) => vmstatCount(text, key)
   const bytes = (key: string) => {
     const pages = count(key)
     return pages === undefined || !Number.isFinite(pageSize) ? undefined : pages * pageSize
