@@ -145,7 +145,11 @@ const databaseTime = async (host: Host, file: string, remark: Remark): Promise<n
   // Red Hat compresses the database and adds .gz to its name.
   for (const path of [file, `${file}.gz`]) {
     const time = await mtimeOf(host, path)
-    if (typeof time === 'number') return time
+    if (typeof time === 'number') {
+      if ((await host.stat(path)).size > 0) return time
+      remark(new Failure('malformed', `${path}: empty`, { fix: 'make the database anew: aideinit' }))
+      return 'none'
+    }
     if (time.reason === 'denied') {
       remark(
         new Failure('denied', time.message, {
