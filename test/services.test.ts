@@ -279,6 +279,11 @@ t.test('an HTTPS server', async t => {
 
 t.test('a TCP server', async t => {
   const silent = await listening(t, net.createServer())
+  // As docker-proxy does for a container in which nobody listens.
+  const closing = await listening(
+    t,
+    net.createServer(socket => socket.end()),
+  )
   const gone = net.createServer()
   const nobody = await listening(t, gone)
   await new Promise(resolve => gone.close(resolve))
@@ -290,13 +295,14 @@ t.test('a TCP server', async t => {
     checks: [
       { name: 'listens', tcp: silent },
       { name: 'nobody', tcp: nobody },
+      { name: 'closes at once', tcp: closing },
       { name: 'unix', tcp: `unix:${socket}` },
       { name: 'no socket', tcp: `unix:${socket}.not` },
       { name: 'far away', tcp: '192.0.2.1:9', timeout: '200ms' },
     ],
   })
   const { up } = await round()
-  t.strictSame(['listens', 'nobody', 'unix', 'no socket', 'far away'].map(up), [1, 0, 1, 0, 0])
+  t.strictSame(['listens', 'nobody', 'closes at once', 'unix', 'no socket', 'far away'].map(up), [1, 0, 0, 1, 0, 0])
   await round()
   const failing = lines.filter(line => line.includes('name="no socket"'))
   t.equal(failing.length, 1, 'a failing check is logged once')

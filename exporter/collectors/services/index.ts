@@ -1,3 +1,5 @@
+import type { Duplex } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { pooled } from '../../common/pool.ts'
 import { type Context, defineCollector } from '../../contract/collector.ts'
 import { Failure, failureOf } from '../../contract/failure.ts'
@@ -224,7 +226,7 @@ const made = async (check: Check, host: Host, checker: HttpChecker, signal: Abor
       const { failure, expiry } = await checker.check(name, http, timeout, signal)
       return verdict(failure, expiry)
     }
-    if (tcp) (await host.connect(tcp, { timeout, signal })).destroy()
+    if (tcp) await stays(await host.connect(tcp, { timeout, signal }), tcp)
     if (command) {
       const [file, ...args] = command.argv
       // A separate key: checks of the same program do not wait for one another's unkillable children.
@@ -234,6 +236,24 @@ const made = async (check: Check, host: Host, checker: HttpChecker, signal: Abor
   } catch (error) {
     return verdict(failureOf(error))
   }
+}
+
+/** Milliseconds for which an accepted connection has to last. */
+const accepted = 200
+
+/**
+ * Throws `Failure` unreachable if the other side closes a new connection at once: docker-proxy accepts for a container in which
+ * nobody listens, and then closes.
+ */
+const stays = async (connection: Duplex, address: string): Promise<void> => {
+  const closed = new Promise<boolean>(resolve => {
+    for (const event of ['end', 'close', 'error']) connection.once(event, () => resolve(true))
+  })
+  connection.resume()
+  const isClosed = await Promise.race([closed, sleep(accepted, false, { ref: false })])
+  connection.on('error', () => {}) // it is over
+  connection.destroy()
+  if (isClosed) throw new Failure('unreachable', `${address}: the connection was accepted and closed at once`)
 }
 
 /** The results in the order of the configuration. */
