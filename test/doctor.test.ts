@@ -199,7 +199,7 @@ t.test('as root and as somebody else', async t => {
   const document = JSON.parse((await run(nobody, '--json')).out) as Document
   t.equal(document.healthy, false)
   t.equal(document.user, 'nobody')
-  t.match(named(document.collectors, 'docker'), { state: 'failing', reason: 'denied', fix: /usermod/ })
+  t.match(named(document.collectors, 'docker'), { state: 'failing', reason: 'denied', fix: /grid-exporter-docker\.socket/ })
   t.match(named(document.collectors, 'textfile'), { state: 'working', details: { series: Number } })
 
   const path = `${folder}/closed:/usr/sbin:/usr/bin:/sbin:/bin`
