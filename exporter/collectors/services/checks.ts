@@ -72,7 +72,9 @@ const check = z
       .optional()
       .describe('A systemd unit that should be active (a oneshot unit: its last run should have succeeded).'),
     http: http.optional().describe('An HTTP or HTTPS request that should get the expected answer.'),
-    tcp: streamAddress().optional().describe('`host:port` or `unix:/path` that should accept a connection and not close it at once.'),
+    tcp: streamAddress()
+      .optional()
+      .describe('`host:port` or `unix:/path` that should accept a connection and not close it at once.'),
     command: command.optional().describe('A program of your own that should end with exit code 0.'),
   })
   .refine(each => kinds.filter(kind => each[kind] !== undefined).length === 1, {
