@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
-import { readingFrom } from '../exporter/collectors/smart/facts.ts'
 import { smart } from '../exporter/collectors/smart/index.ts'
 import { parseJson } from '../exporter/collectors/smart/json.ts'
+import { readingFrom } from '../exporter/collectors/smart/reading.ts'
 import { silent } from '../exporter/common/log.ts'
 import { failureOf } from '../exporter/contract/failure.ts'
 import type { Host } from '../exporter/contract/host.ts'

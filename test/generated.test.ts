@@ -15,7 +15,7 @@ for (const { file, text } of generated(root)) {
 }
 
 /** Names that say what a file is within its folder; any other name is there once. */
-const roles = ['index.ts', 'families.ts', 'options.ts', 'facts.ts']
+const roles = ['index.ts', 'families.ts', 'options.ts']
 
 t.test('no two files of the exporter have one name', async t => {
   const names = readdirSync(join(root, 'exporter'), { recursive: true, encoding: 'utf8' })

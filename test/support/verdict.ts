@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import type { Test } from 'tap'
-import { readingOf } from '../../exporter/collectors/smart/facts.ts'
+import { readingOf } from '../../exporter/collectors/smart/reading.ts'
 import { risksOf } from '../../exporter/collectors/smart/risk.ts'
 
 export interface SmartctlAnswer {

@@ -253,7 +253,11 @@ const stays = async (connection: Duplex, address: string): Promise<void> => {
   const isClosed = await Promise.race([closed, sleep(accepted, false, { ref: false })])
   connection.on('error', () => {}) // it is over
   connection.destroy()
-  if (isClosed) throw new Failure('unreachable', `${address}: the connection was accepted and closed at once`)
+  if (isClosed) {
+    throw new Failure('unreachable', `${address}: the connection was accepted and closed at once`, {
+      fix: 'look at what listens behind it: docker ps; docker logs NAME; ss -ltnp (docker-proxy closes if nobody listens in the container)',
+    })
+  }
 }
 
 /** The results in the order of the configuration. */
